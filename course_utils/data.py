@@ -1,0 +1,205 @@
+"""Cats and Dogs as datasets and loaders, from the real archive or drawn.
+
+Data order and augmentation are pure functions of (seed, epoch, index). No generator has to be saved to continue a
+training exactly, and the number of workers does not matter (notebook 03, section "The data order").
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms import v2
+from tqdm.auto import tqdm
+
+from course_utils.archive import CLASSES, ArchiveUnreachable, fetch_photos
+from course_utils.drawing import DRAWING_VERSION, draw
+from course_utils.runtime import data_dir
+
+DRAWN_SEED = 0
+
+# A random crop and a mirror image: the animal stays what it is. PIL image to PIL image.
+AUGMENT = v2.Compose([v2.RandomResizedCrop(160, scale=(0.6, 1.0), ratio=(0.8, 1.25)), v2.RandomHorizontalFlip()])
+
+
+def find_images(per_class: int = 500, source: str | None = None) -> list[Path]:
+    """Get `per_class` images of each class ready on disk; say in one line which images they are and why.
+
+    source: "photos" (the real archive), "drawn" (drawn from a seed, no network), or "auto" (photos if they are on
+    disk or the archive answers, else drawn). Default: the environment variable COURSE_DATA, else "auto".
+    Returns the files, `…/Cat/…` first, then `…/Dog/…`; more images come after those that fewer images were.
+    Raises ValueError for another source, and ArchiveError when photos were asked for and cannot be had.
+    """
+    asked = source or os.environ.get("COURSE_DATA") or "auto"
+    if asked not in ("auto", "photos", "drawn"):
+        raise ValueError(f"The data source is {asked!r}; it must be 'auto', 'photos' or 'drawn' (see COURSE_DATA).")
+    if per_class < 1:
+        raise ValueError(f"per_class is {per_class}; ask for at least 1 image of each class.")
+    if asked == "drawn":
+        print(f"Images: drawn cats and dogs, {per_class} of each, because the source is 'drawn'.")
+        return _draw_images(per_class)
+    try:
+        files = _photos(per_class)
+    except ArchiveUnreachable as error:
+        if asked == "photos":
+            raise
+        print(f"Images: drawn cats and dogs, {per_class} of each, because the photos cannot be had. {error}")
+        return _draw_images(per_class)
+    print(f"Images: photos, {len(files)} of cats and dogs, because the source is {asked!r} and they are at hand.")
+    return files
+
+
+def _photos(per_class: int) -> list[Path]:
+    """The first photos of each class in the archive's order, which the manifest keeps."""
+    folder = data_dir() / "photos"
+    fetch_photos(folder, per_class)
+    names = json.loads((folder / "manifest.json").read_text())["files"]
+    by_class = [[folder / name for name in names if Path(name).parent.name == which] for which in CLASSES]
+    return [file for files in by_class for file in files[:per_class]]
+
+
+def _draw_images(per_class: int) -> list[Path]:
+    """Draw what is not on disk yet. Each file is written aside and renamed: two notebooks may draw at once."""
+    folder = data_dir() / "drawn" / f"version-{DRAWING_VERSION}"
+    files = [folder / name / f"{number}.png" for name in CLASSES for number in range(per_class)]
+    missing = [file for file in files if not file.exists()]
+    for name in CLASSES:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for file in tqdm(missing, desc="Drawing cats and dogs", delay=2, disable=not missing):
+        aside = file.with_name(f"{file.name}.{os.getpid()}.part")
+        index = 2 * int(file.stem) + CLASSES.index(file.parent.name)  # even: a cat, odd: a dog
+        draw(DRAWN_SEED, index).save(aside, format="PNG")
+        os.replace(aside, file)
+    return files
+
+
+def _split_of(class_name: str, number: int) -> str:
+    """train, val or test (60, 20, 20 %), from the file's name alone: the split stays as it is when images are added."""
+    bucket = hashlib.sha256(f"{class_name}/{number}".encode()).digest()[0] * 100 // 256
+    return "train" if bucket < 60 else "val" if bucket < 80 else "test"
+
+
+class CatsAndDogs(Dataset):
+    """Images of one split: `dataset[i]` is (image, label).
+
+    image: what `transform` makes of a PIL RGB image, here a float32 tensor (3, height, width); label: 0 cat, 1 dog.
+    `dataset[(epoch, i)]` is the same image under the augmentation of that epoch: a pure function of
+    (seed, epoch, i), in whichever process it is computed. `dataset[i]` is never augmented.
+    """
+
+    classes = CLASSES
+
+    def __init__(self, files: list[Path], transform: Callable, augment: Callable | None = None, seed: int = 0):
+        """files: paths whose folder is a class name. augment: PIL image to PIL image, random through torch's RNG."""
+        self.files = list(files)
+        self.labels = [CLASSES.index(path.parent.name) for path in self.files]
+        self.transform = transform
+        self.augment = augment
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def image(self, index: int) -> Image.Image:
+        """The picture itself, RGB, whatever the file's own mode."""
+        with Image.open(self.files[index]) as picture:
+            return picture.convert("RGB")
+
+    def __getitem__(self, key: int | tuple[int, int]):
+        epoch, index = key if isinstance(key, tuple) else (None, key)
+        image = self.image(index)
+        if self.augment is not None and epoch is not None:
+            with torch.random.fork_rng(devices=[]):  # leave the RNG that dropout uses as it was
+                torch.manual_seed(_seed_of(self.seed, epoch, index))
+                image = self.augment(image)
+        return self.transform(image), self.labels[index]
+
+    def take(self, count: int) -> "CatsAndDogs":
+        """The first `count` images, half of them cats and half dogs. Raises ValueError when there are too few."""
+        half = count // 2
+        by_class = [[file for file, label in zip(self.files, self.labels) if label == which] for which in (0, 1)]
+        if count < 2 or count % 2 or half > min(map(len, by_class)):
+            raise ValueError(
+                f"Cannot take {count} images, half of each class: this split has {len(by_class[0])} cats and "
+                f"{len(by_class[1])} dogs. Ask for an even number it can give, or load more images per class."
+            )
+        files = [file for pair in zip(by_class[0][:half], by_class[1][:half]) for file in pair]
+        return CatsAndDogs(files, self.transform, self.augment, self.seed)
+
+    def with_transform(self, transform: Callable) -> "CatsAndDogs":
+        """The same images under another transform: each pretrained model brings its own."""
+        return CatsAndDogs(self.files, transform, self.augment, self.seed)
+
+
+def load_datasets(
+    transform: Callable,
+    per_class: int = 500,
+    source: str | None = None,
+    augment: Callable | None = None,
+    seed: int = 0,
+) -> tuple[CatsAndDogs, CatsAndDogs, CatsAndDogs]:
+    """Train, validation and test split of `per_class` cats and as many dogs; only the training split is augmented.
+
+    transform: PIL RGB image to tensor. source: see `find_images`. seed: of the augmentation.
+    Raises what `find_images` raises, and RuntimeError when a class has no images.
+    """
+    files = find_images(per_class, source)
+    found = sorted({file.parent.name for file in files})
+    if found != sorted(CLASSES):
+        raise RuntimeError(f"The images are of the classes {found}; exactly {list(CLASSES)} are needed.")
+    splits = {"train": [], "val": [], "test": []}
+    for file in files:
+        splits[_split_of(file.parent.name, int(file.stem))].append(file)
+    train = CatsAndDogs(splits["train"], transform, augment, seed)
+    return train, CatsAndDogs(splits["val"], transform), CatsAndDogs(splits["test"], transform)
+
+
+class EpochSampler(Sampler):
+    """Yields (epoch, index) pairs in an order that is a pure function of (seed, epoch), from any sample on."""
+
+    def __init__(self, length: int, seed: int = 0):
+        self.length = length
+        self.seed = seed
+        self.epoch = 0
+        self.start = 0
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch, and how many of its samples to skip: those that were seen before an interruption."""
+        self.epoch = epoch
+        self.start = start
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        generator = torch.Generator().manual_seed(_seed_of(self.seed, self.epoch))
+        order = torch.randperm(self.length, generator=generator).tolist()
+        return iter([(self.epoch, index) for index in order[self.start :]])
+
+    def __len__(self) -> int:
+        return self.length - self.start
+
+
+def make_loader(
+    dataset: CatsAndDogs, batch_size: int = 32, shuffle: bool = False, seed: int = 0, workers: int = 0
+) -> DataLoader:
+    """A DataLoader of (images float32 (batch, 3, height, width), labels int64 (batch,)).
+
+    shuffle=True is for training: the order comes from an `EpochSampler`, and the last, smaller batch is dropped,
+    because BatchNorm cannot normalise a batch of one.
+    """
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=EpochSampler(len(dataset), seed) if shuffle else None,
+        drop_last=shuffle,
+        num_workers=workers,
+        generator=torch.Generator().manual_seed(seed),  # or each epoch draws a number from the RNG that dropout uses
+    )
+
+
+def _seed_of(*numbers: int) -> int:
+    """One 63-bit seed from several numbers. Adding them would give (1, 2) and (2, 1) the same images."""
+    digest = hashlib.sha256(repr(numbers).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

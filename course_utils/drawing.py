@@ -1,0 +1,383 @@
+"""Cats and dogs drawn from a seed, for readers and tests without the photos.
+
+`draw` is a pure function, and its bytes are the same on every machine: arrays only meet operations that
+IEEE 754 rounds exactly (+, -, *, /, sqrt, comparisons), never sin, exp, sums or matrix products, whose last
+bits depend on the CPU. Shapes are signed distances, negative inside; a picture is painted from back to front.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+DRAWING_VERSION = 1  # raise it whenever draw() changes: drawn files on disk are kept under this number
+
+COATS = [  # main colour, second colour (patches, stripes), pale colour (muzzle, chest), all in 0..1
+    ((0.80, 0.49, 0.22), (0.60, 0.31, 0.11), (0.96, 0.86, 0.72)),  # ginger
+    ((0.50, 0.48, 0.47), (0.26, 0.25, 0.25), (0.86, 0.85, 0.83)),  # grey
+    ((0.17, 0.15, 0.15), (0.40, 0.26, 0.15), (0.88, 0.86, 0.84)),  # black
+    ((0.89, 0.86, 0.81), (0.50, 0.36, 0.25), (0.97, 0.95, 0.92)),  # white
+    ((0.48, 0.34, 0.22), (0.24, 0.17, 0.12), (0.83, 0.73, 0.60)),  # brown
+    ((0.83, 0.70, 0.50), (0.55, 0.40, 0.26), (0.95, 0.90, 0.80)),  # cream
+]
+IRISES = [(0.62, 0.67, 0.22), (0.78, 0.58, 0.16), (0.38, 0.62, 0.42), (0.45, 0.64, 0.78), (0.50, 0.30, 0.12)]
+PINK, DARK, WHITE = (0.87, 0.55, 0.54), (0.07, 0.055, 0.05), (1.0, 1.0, 1.0)
+
+
+@dataclass
+class Animal:
+    """What chance decides about one animal. Lengths count in head radii, unless they say picture."""
+
+    dog: bool
+    coat: np.ndarray  # (3, 3): main, second and pale colour
+    pattern: str  # plain, stripes, patches or blaze
+    pale_face: float  # how far muzzle and chest take the pale colour, 0..1
+    fluff: float  # how ragged the outline and how strong the strands
+    iris: tuple
+    radius: float  # of the head, in picture widths
+    centre: tuple  # of the head, in picture widths
+    tilt: float  # of the head; tan of half the angle
+    turn: float  # -1 looks left, 1 looks right
+    lean: float  # where the body is, left or right of the head
+    ear: float  # how long
+    ear_spread: float
+    folded: bool  # a dog's ear that folds forward instead of hanging
+    muzzle: float  # how big
+    pupil: float  # how wide
+    squint: float  # height of the eye opening
+    tongue: bool
+    pink: float  # inside of a cat's ear
+    nose: tuple  # of a cat
+    whiskers: float  # how white
+    light: tuple  # direction that light comes from
+
+
+def _random_animal(rng, dog):
+    between = rng.uniform
+    coat = np.array(COATS[rng.integers(len(COATS))]) * between(0.85, 1.1) + between(-0.05, 0.05, 3)
+    radius = between(0.12, 0.26)
+    return Animal(
+        dog=dog,
+        coat=coat.clip(0.03, 1).astype(np.float32),
+        pattern=("plain", "stripes", "patches", "blaze")[rng.integers(4)],
+        pale_face=between(0, 1),
+        fluff=between(0.05, 0.2),
+        iris=IRISES[rng.integers(len(IRISES))],
+        radius=radius,
+        centre=(between(0.26, 0.74), between(0.32, 0.66)),
+        tilt=between(-0.38, 0.38),
+        turn=between(-1, 1),
+        lean=between(-0.9, 0.9),
+        ear=between(0.85, 1.2),
+        ear_spread=between(-0.12, 0.12),
+        folded=rng.random() < 0.35,
+        muzzle=between(0.9, 1.15),
+        pupil=between(0.2, 0.5),
+        squint=between(0.7, 1.05),
+        tongue=rng.random() < 0.4,
+        pink=between(0.0, 0.6),
+        nose=(PINK, (0.62, 0.36, 0.34), (0.25, 0.18, 0.17))[rng.integers(3)],
+        whiskers=between(0.3, 0.8),
+        light=(between(-0.7, 0.7), between(-0.8, -0.1)),
+    )
+
+
+def _rgb(colour):
+    return np.asarray(colour, np.float32).reshape(3, 1, 1)
+
+
+def _noise(rng, cells, size):
+    """Smooth noise in 0..1, (size, size): random values on a lattice of cells x cells, blended in between."""
+    lattice = rng.random((cells + 2, cells + 2), np.float32)
+    at = np.arange(size, dtype=np.float32) * (cells / size)
+    low = at.astype(np.int32)
+    step = at - low.astype(np.float32)
+    step = step * step * (3 - 2 * step)
+    rows = lattice[low] + step[:, None] * (lattice[low + 1] - lattice[low])
+    return rows[:, low] + step * (rows[:, low + 1] - rows[:, low])
+
+
+def _muted(rng):
+    """A colour for things: any hue, rarely a loud one."""
+    colour, strength = rng.uniform(0.1, 0.9, 3), rng.uniform(0.2, 0.8)
+    return (colour[1] + strength * (colour - colour[1])).tolist()
+
+
+def _turned(x, y, tan_half):
+    cos, sin = (1 - tan_half**2) / (1 + tan_half**2), 2 * tan_half / (1 + tan_half**2)
+    return cos * x + sin * y, cos * y - sin * x
+
+
+class _Shape(NamedTuple):
+    window: tuple  # the rows and columns of the picture that it may touch; its arrays are that large
+    distance: np.ndarray  # to its edge, negative inside
+    u: np.ndarray  # position inside an ellipse: u*u + v*v is 1 on its edge
+    v: np.ndarray
+
+
+class _Canvas:
+    """Pixels (3, size, size) float32 in 0..1, seen in one frame of coordinates x and y, each (size, size)."""
+
+    def __init__(self, pixels, centre=(0.0, 0.0), radius=1.0, tilt=0.0):
+        size = pixels.shape[1]
+        grid = (np.arange(size, dtype=np.float32) + 0.5) / size
+        self.pixels, self.pixel, self.centre, self.tilt = pixels, 1 / (size * radius), centre, tilt
+        self.x, self.y = _turned((grid - centre[0]) / radius, (grid[:, None] - centre[1]) / radius, tilt)
+
+    def _window(self, x, y, reach):
+        """The slices of rows and columns within reach of the point (x, y), with room for soft, ragged edges."""
+        reach = 1.4 * reach + 5 * self.pixel
+        right, down = _turned(x, y, -self.tilt)
+        size = len(self.x)
+        bounds = []
+        for middle, start in ((down, self.centre[1]), (right, self.centre[0])):
+            low, high = (int(start * size + (middle + end * reach) / self.pixel) for end in (-1, 1))
+            bounds.append(slice(min(max(low, 0), size), min(max(high + 2, 0), size)))
+        return tuple(bounds)
+
+    def ellipse(self, cx, cy, a, b, lean=0.0):
+        window = self._window(cx, cy, max(a, b))
+        x, y = _turned(self.x[window] - cx, self.y[window] - cy, lean)
+        u, v = x / a, y / b
+        return _Shape(window, (np.sqrt(u * u + v * v) - 1) * min(a, b), u, v)
+
+    def triangle(self, *corners, rounded=0.0):
+        """A triangle whose corners (x, y) go round clockwise on the screen."""
+        cx, cy = (sum(corner[axis] for corner in corners) / 3 for axis in (0, 1))
+        reach = max(abs(x - cx) + abs(y - cy) for x, y in corners)
+        window = self._window(cx, cy, reach + rounded)
+        x, y = self.x[window], self.y[window]
+        sides = []
+        for (x0, y0), (x1, y1) in zip(corners, corners[1:] + corners[:1], strict=True):
+            length = ((x1 - x0) ** 2 + (y1 - y0) ** 2) ** 0.5
+            sides.append(((y1 - y0) * (x - x0) - (x1 - x0) * (y - y0)) / length)
+        return _Shape(window, np.maximum(np.maximum(sides[0], sides[1]), sides[2]) - rounded, x - cx, y - cy)
+
+    def stroke(self, x0, y0, run, slope, bend, width):
+        """A curved line y = y0 + slope*t + bend*t*t, where t = x - x0 goes from 0 to run."""
+        end = y0 + slope * run + bend * run * run
+        window = self._window(x0 + run / 2, (y0 + end) / 2, abs(run) / 2 + abs(end - y0) / 2 + width)
+        t, y = self.x[window] - x0, self.y[window]
+        across = np.abs(y - (y0 + slope * t + bend * t * t)) - width
+        return _Shape(window, np.maximum(across, np.abs(t - run / 2) - abs(run) / 2), t, y)
+
+    def paint(self, shape, colour, soft=0.0, opacity=1.0):
+        """Lay colour on the shape; its edge is a pixel wide, plus soft."""
+        cover = np.clip(0.5 - shape.distance / (self.pixel + soft), 0, 1) * opacity
+        under = self.pixels[:, *shape.window]
+        under += cover * ((_rgb(colour) if np.ndim(colour) == 1 else colour) - under)
+
+
+class _Pelt:
+    """The animal's coat spread over a canvas: its colours with pattern and strands, and how light falls on it."""
+
+    def __init__(self, rng, canvas, animal):
+        x, y = canvas.x, canvas.y
+        self.animal, self.strands = animal, _strands(rng, x, y)
+        main, second, pale = (_rgb(colour) for colour in animal.coat)
+        blotches = _noise(rng, 9, len(x))
+        if animal.pattern == "stripes":
+            wave = np.abs((np.sqrt(x * x + y * y) * 2.2 + np.abs(x) * 1.2 + blotches * 1.5) % 1 - 0.5)
+            amount = np.clip((wave - 0.27) * 8, 0, 0.8)
+        elif animal.pattern == "patches":
+            amount = np.clip((blotches - 0.52) * 14, 0, 1)
+        elif animal.pattern == "blaze":
+            amount = np.clip((np.abs(x) - 0.16 - 0.15 * y + blotches * 0.2) * 9, 0, 1)
+            main, second = pale, main
+        else:
+            amount = 0.3 * blotches
+        texture = 1 + (0.5 + 3 * animal.fluff) * self.strands
+        self.coat = (main + amount * (second - main)) * texture
+        self.pale = (main + animal.pale_face * (pale - main)) * texture
+
+    def paint(self, canvas, shape, pale=False, shade=1.0, soft=0.03, fluff=1.0):
+        """Paint an ellipse as a furry ball: lit from one side, darker at the edge, ragged outline."""
+        window, distance, u, v = shape
+        height = np.sqrt(np.maximum(0, 1 - u * u - v * v))
+        light = 0.68 + 0.34 * height + 0.26 * (u * self.animal.light[0] + v * self.animal.light[1])
+        ragged = distance + (fluff * self.animal.fluff) * self.strands[window]
+        colour = (self.pale if pale else self.coat)[:, *window]
+        canvas.paint(shape._replace(distance=ragged), colour * (light * shade), soft)
+
+
+def _strands(rng, x, y):
+    """Hairs that lie away from the face, about -0.5..0.5: noise averaged along the direction of the fur."""
+    lattice = rng.random(128 * 128, np.float32)
+    far = np.sqrt(x * x + (y + 0.2) * (y + 0.2)) + 0.05
+    along_x, along_y = x / far, (y + 0.2) / far
+    total = 0
+    for step in range(5):
+        column = ((x - along_x * (0.05 * step)) * 22 + 1024).astype(np.intp) & 127
+        row = ((y - along_y * (0.05 * step)) * 22 + 1024).astype(np.intp) & 127
+        total = total + lattice[row * 128 + column]
+    return (total - 2.5) * 0.37
+
+
+def _background(rng, canvas):
+    size = len(canvas.x)
+    wall, floor, tint = (_muted(rng) for _ in range(3))
+    canvas.pixels[:] = _rgb(wall) + (_noise(rng, 3, size) - 0.5) * (_rgb(tint) - 0.5)
+    level, slope = rng.uniform(0.45, 1.1), rng.uniform(-0.2, 0.2)
+    canvas.paint(canvas.triangle((-2, level - slope), (3, level + slope), (0.5, 9)), floor)
+    canvas.pixels *= 1 + rng.uniform(0, 0.5) * (_noise(rng, int(rng.integers(8, 40)), size) - 0.5)
+    for _ in range(rng.integers(6, 20)):
+        _clutter(rng, canvas)
+
+
+def _clutter(rng, canvas):
+    """One thing that lies about, a ball, a leaf or a tent: its colours and shapes are an animal's too."""
+    cx, cy, long = rng.uniform(0, 1), rng.uniform(0, 1), rng.uniform(0.02, 0.15)
+    wide, lean = long * rng.uniform(0.3, 1), rng.uniform(-1, 1)
+    if rng.random() < 0.5:
+        dx, dy = _turned(0.0, long, lean)
+        shape = canvas.triangle((cx - dx, cy - dy), (cx + wide, cy + dy), (cx + dx - wide, cy + dy))
+    else:
+        shape = canvas.ellipse(cx, cy, long, wide, lean)
+    coat, iris = COATS[rng.integers(len(COATS))], IRISES[rng.integers(len(IRISES))]
+    colour = (_muted(rng), coat[rng.integers(3)], (DARK, PINK, iris)[rng.integers(3)])[rng.integers(3)]
+    canvas.paint(shape, colour, soft=rng.uniform(0, 0.03))
+
+
+def _body(canvas, animal, pelt):
+    lean = animal.lean
+    pelt.paint(canvas, canvas.ellipse(lean * 1.1, 2.5, 1.25, 1.5))
+    pelt.paint(canvas, canvas.ellipse(lean * 0.45, 1.7, 0.85, 1.15, -0.15 * lean))
+    pelt.paint(canvas, canvas.ellipse(lean * 0.35, 1.6, 0.45, 0.8), pale=True, soft=0.4)
+    for side in (-1, 1):
+        pelt.paint(canvas, canvas.ellipse(lean * 0.45 + side * 0.42, 2.8, 0.26, 1.0))
+        pelt.paint(canvas, canvas.ellipse(lean * 0.45 + side * 0.44, 3.7, 0.34, 0.24), pale=True)
+    canvas.paint(canvas.ellipse(lean * 0.3, 0.95, 0.8, 0.5), DARK, soft=0.6, opacity=0.5)
+
+
+def _cat_ear(canvas, animal, pelt, side):
+    middle, tip = animal.turn * 0.12 + side * 0.55, (side * (0.17 + animal.ear_spread), -0.8 * animal.ear)
+    for shrink in (1.0, 0.6):
+        corners = [(side * 0.4, 0.4), tip, (side * -0.39, -0.12)]
+        corners = [(middle + x * shrink, -0.6 + y * shrink) for x, y in corners][::-side]
+        shape = canvas.triangle(*corners, rounded=0.05)
+        shape = shape._replace(distance=shape.distance + 0.5 * animal.fluff * pelt.strands[shape.window])
+        if shrink == 1:
+            canvas.paint(shape, pelt.coat[:, *shape.window] * 0.85, soft=0.03)
+        else:
+            canvas.paint(shape, PINK, soft=0.15, opacity=animal.pink)
+
+
+def _dog_ear(canvas, animal, pelt, side):
+    x, long = side * (0.84 + animal.ear_spread) + animal.turn * 0.1, animal.ear
+    if animal.folded:
+        pelt.paint(canvas, canvas.ellipse(x - side * 0.14, -0.66, 0.34, 0.3, side * 0.25), shade=0.75)
+        pelt.paint(canvas, canvas.ellipse(x, -0.36, 0.24, 0.4 * long, -side * 0.3), shade=0.85)
+    else:
+        canvas.paint(canvas.ellipse(x, 0.22, 0.3, 0.75 * long), DARK, soft=0.3, opacity=0.4)
+        pelt.paint(canvas, canvas.ellipse(x, 0.1, 0.29, 0.78 * long, -side * 0.1), shade=0.8)
+
+
+def _eye(canvas, animal, x, y, side):
+    width, pupil = (0.19, 1.0) if animal.dog else (0.21, animal.pupil)
+    height = width * animal.squint * (1 if animal.dog else 0.82)
+    lean = side * (0.04 if animal.dog else -0.14)
+    rim = canvas.ellipse(x, y, width * 1.22, height * 1.25, lean)
+    canvas.paint(rim, DARK, soft=0.02)
+    opening = canvas.ellipse(x, y, width, height, lean)
+    canvas.paint(opening, _rgb(animal.iris) * (0.75 + 0.35 * opening.v), soft=0.01)
+    pupil_width = 0.6 * width if animal.dog else width * pupil * 0.7
+    pupil_height = 0.6 * width if animal.dog else height * 0.92
+    canvas.paint(canvas.ellipse(x + 0.03 * animal.turn, y, pupil_width, pupil_height), DARK, soft=0.01)
+    canvas.paint(canvas.ellipse(x + 0.06 * animal.light[0], y - 0.07, 0.04, 0.04), WHITE, opacity=0.9)
+
+
+def _cat_muzzle(canvas, animal, pelt):
+    x, size = animal.turn * 0.2, animal.muzzle
+    pelt.paint(canvas, canvas.ellipse(x, 0.66, 0.24, 0.17), pale=True, soft=0.06)
+    for side in (-1, 1):
+        pelt.paint(canvas, canvas.ellipse(x + side * 0.19, 0.45, 0.27 * size, 0.21), pale=True, soft=0.1, fluff=0.5)
+    for side in (-1, 1):
+        canvas.paint(canvas.stroke(x, 0.5, side * 0.24, side * 0.5, -1.6, 0.014), DARK, opacity=0.7)
+        for fan in (-0.2, 0.0, 0.2):
+            whisker = canvas.stroke(x + side * 0.2, 0.42 + 0.35 * fan, side * 1.1, side * fan, 0.1, 0.009)
+            canvas.paint(whisker, WHITE, opacity=animal.whiskers)
+    canvas.paint(canvas.triangle((x - 0.11, 0.25), (x + 0.11, 0.25), (x, 0.37), rounded=0.03), animal.nose, soft=0.02)
+    canvas.paint(canvas.ellipse(x, 0.45, 0.016, 0.06), DARK, opacity=0.7)
+
+
+def _dog_muzzle(canvas, animal, pelt):
+    x, size = animal.turn * 0.3, animal.muzzle
+    if animal.tongue:
+        canvas.paint(canvas.ellipse(x, 0.98, 0.24, 0.22), DARK)
+        tongue = canvas.ellipse(x + 0.03, 1.08, 0.17, 0.28)
+        canvas.paint(tongue, _rgb(PINK) * (0.75 + 0.3 * np.abs(tongue.u)))
+    canvas.paint(canvas.ellipse(x, 0.56, 0.5 * size, 0.48 * size), DARK, soft=0.25, opacity=0.3)
+    pelt.paint(canvas, canvas.ellipse(x * 0.7, 0.25, 0.32, 0.6), pale=True, soft=0.25, fluff=0.5)
+    pelt.paint(canvas, canvas.ellipse(x, 0.52, 0.46 * size, 0.42 * size), pale=True, soft=0.08, fluff=0.5)
+    for side in (-1, 1):
+        canvas.paint(canvas.stroke(x, 0.76, side * 0.36, side * 0.5, -1.3, 0.02), DARK, opacity=0.8)
+    canvas.paint(canvas.ellipse(x, 0.62, 0.018, 0.15), DARK, opacity=0.7)
+    nose = canvas.ellipse(x, 0.36, 0.21 * size, 0.16 * size)
+    canvas.paint(nose, _rgb(DARK) * (1.2 - nose.v), soft=0.02)
+    canvas.paint(canvas.ellipse(x + 0.05 * animal.light[0], 0.29, 0.08, 0.03), WHITE, soft=0.05, opacity=0.5)
+
+
+def _head(canvas, animal, pelt):
+    turn = animal.turn
+    if animal.dog:
+        ear, muzzle, eyes, eye_y = _dog_ear, _dog_muzzle, 0.38, -0.14
+        shapes = [canvas.ellipse(0, -0.1, 0.84, 0.84), canvas.ellipse(turn * 0.1, 0.3, 0.7, 0.66)]
+    else:
+        ear, muzzle, eyes, eye_y = _cat_ear, _cat_muzzle, 0.43, -0.02
+        shapes = [canvas.ellipse(0, 0.0, 0.98, 0.84), canvas.ellipse(turn * 0.06, 0.3, 0.84, 0.56)]
+        for side in (-1, 1):
+            ear(canvas, animal, pelt, side)
+    for shape in shapes:
+        pelt.paint(canvas, shape)
+    muzzle(canvas, animal, pelt)
+    for side in (-1, 1):
+        _eye(canvas, animal, side * eyes * (1 - 0.12 * side * turn) + turn * 0.16, eye_y, side)
+        if animal.dog:
+            ear(canvas, animal, pelt, side)
+
+
+def _foreground(rng, scene):
+    """Blades of grass in front of the animal, some of the time."""
+    ground = _Canvas(scene.pixels, centre=(0.0, 1.0), tilt=-1.0)  # a quarter turn: x goes up, y to the right
+    for _ in range(rng.integers(3, 16) if rng.random() < 0.6 else 0):
+        height, green = rng.uniform(0.15, 0.6), rng.uniform(0.15, 0.75)
+        blade = ground.stroke(0.0, rng.uniform(0, 1), height, 0.0, rng.uniform(-0.8, 0.8), 0.011)
+        taper = blade._replace(distance=blade.distance + 0.011 * blade.u / height)
+        ground.paint(taper, (0.7 * green, green, 0.4 * green))
+
+
+def _photograph(rng, canvas):
+    """Light, faded colours, a colour cast, shadows and the grain of the camera."""
+    pixels, size = canvas.pixels, len(canvas.x)
+    grey = 0.3 * pixels[0] + 0.6 * pixels[1] + 0.1 * pixels[2]
+    pixels += rng.uniform(0, 0.8) * (grey - pixels)
+    pixels *= _rgb(rng.uniform(0.9, 1.1, 3) * rng.uniform(0.55, 1.3))
+    pixels *= 1 + rng.uniform(-0.5, 0.5) * (canvas.x - 0.5) + rng.uniform(-0.5, 0.5) * (canvas.y - 0.5)
+    pixels *= 1 + rng.uniform(0, 0.6) * (_noise(rng, 3, size) - 0.5)
+    pixels += rng.uniform(0, 0.12)
+    pixels += rng.uniform(0.02, 0.16) * (rng.random(pixels.shape, np.float32) - 0.5)
+
+
+def draw(seed: int, index: int, size: int = 160) -> Image.Image:
+    """Draw a cat (even index) or a dog (odd index) as an RGB image of size x size pixels, 0..255.
+
+    Raises ValueError when seed or index is negative or size is under 16.
+    """
+    if seed < 0 or index < 0:
+        raise ValueError(f"draw needs seed and index of 0 or more, got seed={seed} and index={index}")
+    if size < 16:
+        raise ValueError(f"draw needs a size of at least 16 pixels, got size={size}")
+    rng = np.random.default_rng([seed, index])
+    animal = _random_animal(rng, dog=index % 2 == 1)
+    scene = _Canvas(np.empty((3, size, size), np.float32))
+    _background(rng, scene)
+    upright = _Canvas(scene.pixels, animal.centre, animal.radius, animal.tilt * 0.2)
+    tilted = _Canvas(scene.pixels, animal.centre, animal.radius, animal.tilt)
+    pelt = _Pelt(rng, tilted, animal)
+    _body(upright, animal, pelt)
+    _head(tilted, animal, pelt)
+    _foreground(rng, scene)
+    _photograph(rng, scene)
+    picture = (scene.pixels.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(picture.transpose(1, 2, 0)))

@@ -1,0 +1,73 @@
+"""Freeze, unfreeze, parameter groups, frozen BatchNorm, cached features. Source: notebook 05."""
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader, TensorDataset
+
+
+def freeze(module: nn.Module) -> nn.Module:
+    """Stop the gradients of every parameter in `module`; returns it. BatchNorm statistics still move: `train_mode`."""
+    return module.requires_grad_(False)
+
+
+def unfreeze(module: nn.Module) -> nn.Module:
+    """Let every parameter in `module` learn again; returns it."""
+    return module.requires_grad_(True)
+
+
+def train_mode(model: nn.Module) -> nn.Module:
+    """`model.train()`, except that a BatchNorm layer whose weight is frozen keeps its running statistics.
+
+    `requires_grad=False` does not stop them, and each `model.train()` sets them going again: call this instead of it.
+    Dropout inside a frozen part stays on, as `model.train()` sets it. Source: notebook 05, section "BatchNorm".
+    """
+    model.train()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and module.weight is not None and not module.weight.requires_grad:
+            module.eval()
+    return model
+
+
+def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """What the optimizer should get. Raises ValueError when everything is frozen: nothing would be learned."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError("Every parameter of the model is frozen, so nothing can be learned. Unfreeze its head.")
+    return parameters
+
+
+def count_parameters(module: nn.Module) -> tuple[int, int]:
+    """(trainable, all) numbers of parameters. Buffers, such as BatchNorm's statistics, are not parameters."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in module.parameters()]
+    return sum(size for size, trainable in sizes if trainable), sum(size for size, _ in sizes)
+
+
+def parameter_groups(parts: list[tuple[nn.Module, float]]) -> list[dict]:
+    """Optimizer groups from (module, learning rate) pairs: only trainable parameters, modules without any left out.
+
+    Raises ValueError when a parameter stands in two of the modules: it would be updated twice.
+    Source: https://docs.pytorch.org/docs/stable/optim.html#per-parameter-options
+    """
+    groups, seen = [], set()
+    for module, learning_rate in parts:
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        if not seen.isdisjoint(parameters):
+            raise ValueError("A parameter stands in two groups; give modules that do not contain each other.")
+        seen.update(parameters)
+        if parameters:
+            groups.append({"params": parameters, "lr": learning_rate})
+    return groups
+
+
+@torch.no_grad()  # not inference_mode: its tensors cannot be used to train the head
+def cache_features(backbone: nn.Module, loader: DataLoader, device: torch.device | str = "cpu") -> TensorDataset:
+    """One pass of a frozen backbone over a loader: (features float32 (N, D), labels int64 (N,)) on the CPU.
+
+    A frozen backbone in eval mode gives the same features each epoch, so they are computed once. That holds only for
+    images that are not augmented. Source: notebook 05, section "One forward pass is enough".
+    """
+    backbone.to(device).eval()
+    batches = [(backbone(images.to(device)).flatten(1).cpu(), labels) for images, labels in loader]
+    features, labels = zip(*batches)
+    return TensorDataset(torch.cat(features), torch.cat(labels))

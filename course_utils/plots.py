@@ -1,0 +1,96 @@
+"""The figures. Colours are Okabe and Ito's, which people who are colour-blind can tell apart.
+
+Source of the colours: https://jfly.uni-koeln.de/color/
+Every title says the finding, every axis its unit; each function draws one figure and shows it.
+"""
+
+import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from PIL import Image
+
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
+MARKERS = ["o", "s", "^", "D", "v", "P"]
+WRONG = "#D55E00"
+
+
+def show_images(
+    images: list[Image.Image],
+    titles: list[str],
+    columns: int = 4,
+    title: str = "",
+    wrong: set[int] = frozenset(),
+) -> None:
+    """PIL images in a grid, each under its own title; those whose index is in `wrong` have a coloured title."""
+    rows = -(-len(images) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(2.2 * columns, 2.5 * rows), squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for index, (axis, image, name) in enumerate(zip(axes.flat, images, titles)):
+        axis.imshow(image)
+        axis.set_title(name, fontsize=10, color=WRONG if index in wrong else "black")
+    figure.suptitle(title)
+    figure.tight_layout()
+    plt.show()
+
+
+def plot_history(
+    histories: dict[str, list[dict]], metric: str = "val_accuracy", title: str = "", mark: float | None = None
+) -> None:
+    """One curve per named history (as `training.fit` returns it) over epochs; `mark`: a vertical line at that epoch."""
+    figure, axis = plt.subplots(figsize=(7, 3.5))
+    for number, (name, history) in enumerate(histories.items()):
+        epochs, values = [row["epoch"] for row in history], [row[metric] for row in history]
+        axis.plot(epochs, values, color=COLOURS[number], marker=MARKERS[number], label=name)
+    if mark is not None:
+        axis.axvline(mark, color="gray", linestyle="--", label="interrupted here")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _label(axis, title, "epoch", metric.replace("val_", "validation ").replace("train_", "training "))
+    if "accuracy" in metric:
+        axis.yaxis.set_major_formatter(PercentFormatter(1))
+    axis.legend()
+    figure.tight_layout()
+    plt.show()
+
+
+def plot_lines(
+    x: list[float],
+    lines: dict[str, list[float]],
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    log_x: bool = False,
+    percent: bool = False,
+) -> None:
+    """One curve per name over the same x. log_x: for numbers that double; percent: y is a share 0..1."""
+    figure, axis = plt.subplots(figsize=(7, 3.5))
+    for number, (name, values) in enumerate(lines.items()):
+        axis.plot(x, values, color=COLOURS[number], marker=MARKERS[number], label=name)
+    if log_x:
+        axis.set_xscale("log")
+    axis.set_xticks(x, [f"{value:g}" for value in x], minor=False)
+    axis.minorticks_off()
+    if percent:
+        axis.yaxis.set_major_formatter(PercentFormatter(1))
+    _label(axis, title, xlabel, ylabel)
+    axis.legend()
+    figure.tight_layout()
+    plt.show()
+
+
+def plot_bars(labels: list[str], values: list[float], title: str, xlabel: str, value_format: str = "{:g}") -> None:
+    """Horizontal bars, the first label on top, each with its value written at its end."""
+    figure, axis = plt.subplots(figsize=(7, 0.45 * len(labels) + 1.2))
+    bars = axis.barh(labels, values, color=COLOURS[0])
+    axis.bar_label(bars, [value_format.format(value) for value in values], padding=4)
+    axis.invert_yaxis()
+    axis.margins(x=0.15)
+    _label(axis, title, xlabel, "")
+    figure.tight_layout()
+    plt.show()
+
+
+def _label(axis, title: str, xlabel: str, ylabel: str) -> None:
+    axis.set_title(title)
+    axis.set_xlabel(xlabel)
+    axis.set_ylabel(ylabel)
+    axis.spines[["top", "right"]].set_visible(False)

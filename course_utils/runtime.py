@@ -1,0 +1,61 @@
+"""Where am I: device, seeds, Colab or not, folders."""
+
+import os
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+def in_colab() -> bool:
+    """True in a Colab kernel. (A subprocess of that kernel does not know it.)"""
+    return "google.colab" in sys.modules
+
+
+def get_device() -> torch.device:
+    """The GPU if PyTorch sees one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the random number generators of Python, NumPy and PyTorch (CPU and GPU).
+
+    Source: https://docs.pytorch.org/docs/stable/notes/randomness.html
+    """
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def data_dir() -> Path:
+    """The folder where images land: COURSE_DATA_DIR, else `data/` of the checkout, else `data/` of the working folder.
+
+    The last one serves an installed package with no checkout around it: in Colab that is a folder on the VM.
+    """
+    if os.environ.get("COURSE_DATA_DIR"):
+        return Path(os.environ["COURSE_DATA_DIR"]).expanduser()
+    checkout = Path(__file__).resolve().parent.parent
+    if (checkout / "pyproject.toml").is_file():
+        return checkout / "data"
+    return Path("data").resolve()
+
+
+def drive_dir() -> Path | None:
+    """A folder on Google Drive for what must outlive the Colab VM; None outside Colab or when Drive is refused.
+
+    Source: notebook 03, section "Colab".
+    """
+    if not in_colab():
+        return None
+    from google.colab import drive
+
+    try:
+        drive.mount("/content/drive")
+    except Exception as error:  # Colab raises several kinds, and every one of them means: no Drive
+        print(f"Google Drive is not mounted ({error}): files stay on this machine and are lost with it.")
+        return None
+    folder = Path("/content/drive/MyDrive/course_checkpoints")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

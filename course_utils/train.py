@@ -1,0 +1,120 @@
+"""Train cats against dogs from the command line, with checkpoints: python -m course_utils.train --help"""
+
+import argparse
+import json
+import platform
+import sys
+from pathlib import Path
+
+import torch
+import torchvision
+
+from course_utils.archive import ArchiveError
+from course_utils.checkpoints import CheckpointError, CheckpointFolder, weights_sha256
+from course_utils.data import AUGMENT, CLASSES, load_datasets, make_loader
+from course_utils.freezing import freeze, parameter_groups, unfreeze
+from course_utils.models import build_model, head_of
+from course_utils.runtime import get_device, seed_everything
+from course_utils.training import fit
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line as a namespace; exits with a sentence when it is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m course_utils.train", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for checkpoints and result.json")
+    parser.add_argument("--epochs", type=_positive, required=True, metavar="N")
+    parser.add_argument("--data", choices=("auto", "photos", "drawn"), help="default: COURSE_DATA, else auto")
+    parser.add_argument("--per-class", type=_positive, default=500, metavar="N", help="images of each class (500)")
+    parser.add_argument(
+        "--model",
+        default="small_cnn",
+        help="small_cnn (default), efficientnet_lite0, or any torchvision name",
+    )
+    parser.add_argument("--freeze", action="store_true", help="train only the new head of a pretrained model")
+    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument("--workers", type=int, default=0, metavar="W", help="processes that load images (0)")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest good checkpoint in DIR")
+    parser.add_argument("--save-every", type=_positive, metavar="STEPS", help="save inside epochs as well")
+    options = parser.parse_args(arguments)
+    if options.freeze and options.model == "small_cnn":
+        parser.error(
+            "--freeze holds a pretrained backbone still, and small_cnn is not pretrained: choose another --model"
+        )
+    return options
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def build_optimizer(model: torch.nn.Module, model_name: str, freeze_backbone: bool) -> torch.optim.Optimizer:
+    """Adam: one learning rate from scratch; for a pretrained model a lower one for the backbone if it learns."""
+    if model_name == "small_cnn":
+        return torch.optim.Adam(model.parameters(), lr=3e-3)
+    head = head_of(model)
+    if freeze_backbone:
+        freeze(model)
+        unfreeze(head)
+    backbone = [child for child in model.children() if child is not head]
+    return torch.optim.Adam(parameter_groups([(head, 1e-3), *[(part, 1e-4) for part in backbone]]))
+
+
+def main(options: argparse.Namespace) -> dict:
+    """Train as the options say; returns what it also writes to DIR/result.json."""
+    folder = CheckpointFolder(options.out)
+    if not options.resume and folder.paths():
+        raise CheckpointError(
+            f"{options.out} holds checkpoints already. Add --resume to go on, or choose another --out."
+        )
+    device = get_device()
+    seed_everything(options.seed)
+    model, transform = build_model(options.model, len(CLASSES))
+    optimizer = build_optimizer(model, options.model, options.freeze)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.epochs)
+    train, val, _ = load_datasets(transform, options.per_class, options.data, AUGMENT, options.seed)
+    history = fit(
+        model.to(device),
+        optimizer,
+        make_loader(train, shuffle=True, seed=options.seed, workers=options.workers),
+        make_loader(val, workers=options.workers),
+        options.epochs,
+        device,
+        scheduler,
+        folder=folder,
+        resume=options.resume,
+        save_every=options.save_every,
+        about=describe(options),
+        verbose=True,
+    )
+    best = max(history, key=lambda row: row["val_accuracy"])
+    result = {
+        "weights_sha256": weights_sha256(model.state_dict()),
+        "epochs": len(history),
+        "steps": history[-1]["step"],
+        "val_accuracy": best["val_accuracy"],
+        "history": history,
+    }
+    (options.out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def describe(options: argparse.Namespace) -> dict:
+    """What another person needs to get the same result, as plain values."""
+    return {
+        "config": {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()},
+        "classes": list(CLASSES),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "torchvision": str(torchvision.__version__),
+        },
+    }
+
+
+if __name__ == "__main__":
+    try:
+        print(json.dumps({key: value for key, value in main(parse_arguments()).items() if key != "history"}))
+    except (ArchiveError, CheckpointError, ValueError, RuntimeError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")

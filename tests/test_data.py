@@ -1,0 +1,168 @@
+"""Datasets and loaders: splits, order and augmentation as pure functions."""
+
+import json
+
+import pytest
+import torch
+from torchvision.transforms import v2
+
+from course_utils import data
+from course_utils.archive import ArchiveError, ArchiveUnreachable
+from course_utils.data import AUGMENT, CLASSES, CatsAndDogs, EpochSampler, load_datasets, make_loader
+
+TO_TENSOR = v2.Compose([v2.Resize((32, 32)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return load_datasets(TO_TENSOR, per_class=60, source="drawn", augment=AUGMENT)
+
+
+def names(dataset):
+    return {f"{path.parent.name}/{path.stem}" for path in dataset.files}
+
+
+def test_every_image_is_in_exactly_one_split(drawn):
+    train, val, test = map(names, drawn)
+    assert len(train | val | test) == len(train) + len(val) + len(test) == 120
+    assert len(train) > len(val) > 0 and len(test) > 0
+
+
+def test_an_image_keeps_its_split_when_images_are_added(drawn):
+    fewer = load_datasets(TO_TENSOR, per_class=40, source="drawn")
+    for small, large in zip(fewer, drawn):
+        assert names(small) < names(large)
+
+
+def test_an_image_is_a_float_tensor_and_its_label_is_its_folder(drawn):
+    image, label = drawn[0][0]
+    assert image.shape == (3, 32, 32) and image.dtype == torch.float32
+    assert drawn[0].classes[label] == drawn[0].files[0].parent.name
+
+
+def test_augmentation_depends_on_seed_epoch_and_index_and_on_nothing_else(drawn):
+    train = drawn[0]
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = train[(1, 3)][0]
+    assert torch.equal(torch.get_rng_state(), before), "the RNG of the training moved"
+    torch.manual_seed(2)
+    assert torch.equal(train[(1, 3)][0], first)
+    assert not torch.equal(train[(2, 3)][0], first)
+    other_seed = CatsAndDogs(train.files, train.transform, AUGMENT, seed=1)
+    assert not torch.equal(other_seed[(1, 3)][0], first)
+    assert not torch.equal(train[3][0], first), "a plain index is never augmented"
+
+
+def test_validation_and_test_images_are_never_augmented(drawn):
+    assert drawn[1].augment is None and drawn[2].augment is None
+
+
+def test_the_order_is_a_permutation_that_depends_on_the_epoch_and_can_start_anywhere():
+    sampler = EpochSampler(10, seed=3)
+    sampler.set_epoch(1)
+    first = list(sampler)
+    assert sorted(index for _, index in first) == list(range(10))
+    assert {epoch for epoch, _ in first} == {1}
+    assert list(sampler) == first
+    sampler.set_epoch(1, start=4)
+    assert list(sampler) == first[4:] and len(sampler) == 6
+    sampler.set_epoch(2)
+    assert [index for _, index in sampler] != [index for _, index in first]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batches_are_the_same_with_any_number_of_workers(drawn, workers):
+    def batches(workers):
+        loader = make_loader(drawn[0], batch_size=16, shuffle=True, workers=workers)
+        loader.sampler.set_epoch(5)
+        return [images for images, _ in loader]
+
+    for alone, helped in zip(batches(0), batches(workers), strict=True):
+        assert torch.equal(alone, helped)
+
+
+def test_a_loader_leaves_the_rng_of_the_training_alone(drawn):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    for shuffle in (True, False):
+        next(iter(make_loader(drawn[0], shuffle=shuffle)))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_take_gives_as_many_cats_as_dogs_and_refuses_what_it_has_not(drawn):
+    few = drawn[0].take(20)
+    assert len(few) == 20 and sum(few.labels) == 10
+    for count in (0, 3, 10_000):
+        with pytest.raises(ValueError, match="half of each class"):
+            drawn[0].take(count)
+
+
+def test_an_image_that_is_not_rgb_becomes_rgb(tmp_path):
+    from PIL import Image
+
+    path = tmp_path / "Cat" / "0.png"
+    path.parent.mkdir()
+    Image.new("LA", (40, 40)).save(path)
+    dataset = CatsAndDogs([path], TO_TENSOR)
+    assert dataset.image(0).mode == "RGB" and dataset[0][0].shape == (3, 32, 32)
+
+
+def test_auto_draws_when_the_archive_does_not_answer_and_says_so(monkeypatch, capsys):
+    def unreachable(*_, **__):
+        raise ArchiveUnreachable("No answer from example.org.")
+
+    monkeypatch.setattr(data, "fetch_photos", unreachable)
+    load_datasets(TO_TENSOR, per_class=5, source="auto")
+    said = capsys.readouterr().out
+    assert "drawn" in said and "No answer from example.org." in said and said.count("\n") == 1
+    with pytest.raises(ArchiveUnreachable):
+        load_datasets(TO_TENSOR, per_class=5, source="photos")
+
+
+def test_auto_does_not_hide_that_the_archive_is_damaged(monkeypatch):
+    def damaged(*_, **__):
+        raise ArchiveError("Cat/3.jpg does not match its CRC-32.")
+
+    monkeypatch.setattr(data, "fetch_photos", damaged)
+    with pytest.raises(ArchiveError, match="CRC-32"):
+        load_datasets(TO_TENSOR, per_class=5, source="auto")
+
+
+def test_the_source_comes_from_the_environment(monkeypatch, capsys):
+    monkeypatch.setenv("COURSE_DATA", "drawn")
+    data.find_images(per_class=5)
+    assert "'drawn'" in capsys.readouterr().out
+    monkeypatch.setenv("COURSE_DATA", "painted")
+    with pytest.raises(ValueError, match="'painted'"):
+        data.find_images(per_class=5)
+
+
+def test_bad_numbers_are_refused():
+    with pytest.raises(ValueError, match="per_class is 0"):
+        data.find_images(per_class=0, source="drawn")
+
+
+def test_strays_in_the_folder_do_not_become_images_or_classes(monkeypatch, tmp_path):
+    monkeypatch.setenv("COURSE_DATA_DIR", str(tmp_path))
+    files = data.find_images(per_class=3, source="drawn")
+    for stray in (".ipynb_checkpoints", "Fish"):  # an ImageFolder would take them for classes
+        (files[0].parent.parent / stray).mkdir()
+    (files[0].parent / "Thumbs.db").write_bytes(b"no image")
+    assert data.find_images(per_class=3, source="drawn") == files
+    monkeypatch.setattr(data, "find_images", lambda *_: files[:3])
+    with pytest.raises(RuntimeError, match=r"\['Cat'\]"):
+        load_datasets(TO_TENSOR)
+
+
+def test_fewer_photos_are_the_first_of_more_in_the_order_of_the_archive(monkeypatch, tmp_path):
+    names = [f"PetImages/{name}/{number}.jpg" for name in CLASSES for number in (0, 10008, 10020, 3)]
+
+    def fetch(folder, per_class):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "manifest.json").write_text(json.dumps({"files": dict.fromkeys(names)}))
+
+    monkeypatch.setenv("COURSE_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(data, "fetch_photos", fetch)
+    files = data.find_images(per_class=2, source="photos")
+    assert [str(file.relative_to(tmp_path / "photos")) for file in files] == [names[0], names[1], names[4], names[5]]

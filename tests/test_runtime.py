@@ -1,0 +1,50 @@
+"""Where am I: folders and seeds."""
+
+import random
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from course_utils import runtime
+
+
+def test_data_dir_is_the_environment_variable_or_data_of_the_checkout(monkeypatch, tmp_path):
+    monkeypatch.setenv("COURSE_DATA_DIR", str(tmp_path / "elsewhere"))
+    assert runtime.data_dir() == tmp_path / "elsewhere"
+    monkeypatch.delenv("COURSE_DATA_DIR")
+    assert runtime.data_dir() == Path(__file__).resolve().parent.parent / "data"
+
+
+def test_data_dir_of_an_installed_package_is_in_the_working_folder(monkeypatch, tmp_path):
+    monkeypatch.delenv("COURSE_DATA_DIR", raising=False)
+    monkeypatch.setattr(runtime, "__file__", str(tmp_path / "site-packages" / "course_utils" / "runtime.py"))
+    monkeypatch.chdir(tmp_path)
+    assert runtime.data_dir() == tmp_path / "data"
+
+
+def test_the_same_seed_gives_the_same_numbers_in_all_three_generators():
+    def numbers():
+        runtime.seed_everything(7)
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    assert numbers() == numbers()
+
+
+def test_drive_is_none_outside_colab():
+    assert not runtime.in_colab()
+    assert runtime.drive_dir() is None
+
+
+def test_a_refused_drive_is_said_and_gives_none(monkeypatch, capsys):
+    def refuse(mount_point):
+        raise ValueError("mount failed")
+
+    drive = SimpleNamespace(mount=refuse)
+    monkeypatch.setitem(sys.modules, "google", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace(drive=drive))
+    assert runtime.in_colab()
+    assert runtime.drive_dir() is None
+    assert "mount failed" in capsys.readouterr().out
