@@ -11,7 +11,10 @@ from pathlib import Path
 NOTEBOOKS = Path(__file__).resolve().parent
 ROOT = NOTEBOOKS.parent
 # Where the repository's address stands: a badge, the set-up cell, pyproject.toml.
-LINK = re.compile(r"(colab\.research\.google\.com/github/|https://github\.com/)([\w.-]+/[\w.-]+?)(?=[/\"\s)]|\.git\b)")
+LINK = re.compile(
+    r'(colab\.research\.google\.com/github/|git\+https://github\.com/|Repository = "https://github\.com/)'
+    r"([\w.-]+/[\w.-]+)"
+)
 
 
 def files_with_links() -> list[Path]:

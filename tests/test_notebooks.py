@@ -46,6 +46,12 @@ def prints(cell):
     )
 
 
+def words(output):
+    """All that an output says, pictures aside."""
+    texts = [text for mime, text in output.get("data", {}).items() if mime.startswith("text/")]
+    return "\n".join([output.get("text", ""), output.get("evalue", ""), *output.get("traceback", []), *texts])
+
+
 def test_the_series_is_complete_and_numbered_without_a_gap():
     assert [path.stem for path in PATHS] == SERIES
     assert [int(stem[:2]) for stem in SERIES] == list(range(1, len(SERIES) + 1))
@@ -76,10 +82,7 @@ def test_every_saved_error_is_expected_and_every_expected_error_came(cells):
 
 def test_no_output_shows_a_path_of_a_machine_or_a_warning(cells):
     for cell in code(cells):
-        text = "".join(
-            str(output.get(key, "")) for output in cell.outputs for key in ("text", "data", "evalue", "traceback")
-        )
-        text = re.sub(r"'image/png': '[^']*'", "", text)
+        text = "\n".join(words(output) for output in cell.outputs)
         assert not MACHINE_PATH.search(text), cell.source
         assert not any(output.get("name") == "stderr" for output in cell.outputs), cell.source
 
@@ -155,7 +158,7 @@ def test_badges_change_every_link_and_refuse_what_is_no_repository(tmp_path, mon
 def test_the_package_asks_for_what_requirements_txt_gives_a_reason_for():
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     wanted = [line for line in lines if line and not line.startswith("#")]
-    assert all("  # " in line or line.startswith("jupyterlab") for line in wanted), "each line says why"
+    assert all(re.search(r" # \w", line) for line in wanted), "each line says why"
     listed = [line.split("#")[0].strip() for line in wanted]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["dependencies"] == listed[: len(project["dependencies"])]
