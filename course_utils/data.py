@@ -114,7 +114,7 @@ class CatsAndDogs(Dataset):
         image = self.image(index)
         if self.augment is not None and epoch is not None:
             with torch.random.fork_rng(devices=[]):  # leave the RNG that dropout uses as it was
-                torch.manual_seed(_seed_of(self.seed, epoch, index))
+                torch.default_generator.manual_seed(_seed_of(self.seed, epoch, index))  # the CPU's; not the GPUs' too
                 image = self.augment(image)
         return self.transform(image), self.labels[index]
 

@@ -116,5 +116,5 @@ def describe(options: argparse.Namespace) -> dict:
 if __name__ == "__main__":
     try:
         print(json.dumps({key: value for key, value in main(parse_arguments()).items() if key != "history"}))
-    except (ArchiveError, CheckpointError, ValueError, RuntimeError, OSError) as error:
+    except (ArchiveError, CheckpointError, FloatingPointError, ValueError, RuntimeError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")

@@ -84,6 +84,10 @@ def fit(
     """
     if folder is None and (patience is not None or resume or save_every is not None):
         raise ValueError("patience, resume and save_every need a folder for the checkpoints: pass folder=…")
+    if folder is not None and not resume and folder.paths():
+        raise ValueError(
+            f"{folder.folder} holds checkpoints of another training. Pass resume=True to go on, or use another folder."
+        )
     if resume and not hasattr(train_loader.sampler, "set_epoch"):
         raise ValueError(
             "resume needs to know the data order: make the training loader with make_loader(shuffle=True)."

@@ -123,6 +123,14 @@ def test_arguments_that_do_not_go_together_are_refused(datasets, tmp_path):
         fit(model, optimizer, loader, loader, 1, folder=CheckpointFolder(tmp_path), resume=True)
 
 
+def test_a_new_training_does_not_push_out_the_checkpoints_of_another(datasets, tmp_path):
+    train(datasets, CheckpointFolder(tmp_path), epochs=2)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match="another training"):
+        train(datasets, CheckpointFolder(tmp_path), epochs=1)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_a_loss_that_is_not_a_number_stops_the_training(datasets):
     model = SmallCNN()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e30)
