@@ -1,15 +1,15 @@
 """Cats and dogs drawn from a seed, for readers and tests without the photos.
 
-`draw` is a pure function, and its bytes are the same on every machine: arrays only meet operations that
-IEEE 754 rounds exactly (+, -, *, /, sqrt, comparisons), never sin, exp, sums or matrix products, whose last
-bits depend on the CPU. Shapes are signed distances, negative inside; a picture is painted from back to front.
+`draw` is a pure function, and its bytes are the same on every machine (see canvas.py, whose rules the array
+operations here keep too). A picture is painted from back to front.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+
+from course_utils.canvas import Canvas, noise, rgb, turned
 
 DRAWING_VERSION = 1  # raise it whenever draw() changes: drawn files on disk are kept under this number
 
@@ -83,90 +83,10 @@ def _random_animal(rng, dog):
     )
 
 
-def _rgb(colour):
-    return np.asarray(colour, np.float32).reshape(3, 1, 1)
-
-
-def _noise(rng, cells, size):
-    """Smooth noise in 0..1, (size, size): random values on a lattice of cells x cells, blended in between."""
-    lattice = rng.random((cells + 2, cells + 2), np.float32)
-    at = np.arange(size, dtype=np.float32) * (cells / size)
-    low = at.astype(np.int32)
-    step = at - low.astype(np.float32)
-    step = step * step * (3 - 2 * step)
-    rows = lattice[low] + step[:, None] * (lattice[low + 1] - lattice[low])
-    return rows[:, low] + step * (rows[:, low + 1] - rows[:, low])
-
-
 def _muted(rng):
     """A colour for things: any hue, rarely a loud one."""
     colour, strength = rng.uniform(0.1, 0.9, 3), rng.uniform(0.2, 0.8)
     return (colour[1] + strength * (colour - colour[1])).tolist()
-
-
-def _turned(x, y, tan_half):
-    cos, sin = (1 - tan_half**2) / (1 + tan_half**2), 2 * tan_half / (1 + tan_half**2)
-    return cos * x + sin * y, cos * y - sin * x
-
-
-class _Shape(NamedTuple):
-    window: tuple  # the rows and columns of the picture that it may touch; its arrays are that large
-    distance: np.ndarray  # to its edge, negative inside
-    u: np.ndarray  # position inside an ellipse: u*u + v*v is 1 on its edge
-    v: np.ndarray
-
-
-class _Canvas:
-    """Pixels (3, size, size) float32 in 0..1, seen in one frame of coordinates x and y, each (size, size)."""
-
-    def __init__(self, pixels, centre=(0.0, 0.0), radius=1.0, tilt=0.0):
-        size = pixels.shape[1]
-        grid = (np.arange(size, dtype=np.float32) + 0.5) / size
-        self.pixels, self.pixel, self.centre, self.tilt = pixels, 1 / (size * radius), centre, tilt
-        self.x, self.y = _turned((grid - centre[0]) / radius, (grid[:, None] - centre[1]) / radius, tilt)
-
-    def _window(self, x, y, reach):
-        """The slices of rows and columns within reach of the point (x, y), with room for soft, ragged edges."""
-        reach = 1.4 * reach + 5 * self.pixel
-        right, down = _turned(x, y, -self.tilt)
-        size = len(self.x)
-        bounds = []
-        for middle, start in ((down, self.centre[1]), (right, self.centre[0])):
-            low, high = (int(start * size + (middle + end * reach) / self.pixel) for end in (-1, 1))
-            bounds.append(slice(min(max(low, 0), size), min(max(high + 2, 0), size)))
-        return tuple(bounds)
-
-    def ellipse(self, cx, cy, a, b, lean=0.0):
-        window = self._window(cx, cy, max(a, b))
-        x, y = _turned(self.x[window] - cx, self.y[window] - cy, lean)
-        u, v = x / a, y / b
-        return _Shape(window, (np.sqrt(u * u + v * v) - 1) * min(a, b), u, v)
-
-    def triangle(self, *corners, rounded=0.0):
-        """A triangle whose corners (x, y) go round clockwise on the screen."""
-        cx, cy = (sum(corner[axis] for corner in corners) / 3 for axis in (0, 1))
-        reach = max(abs(x - cx) + abs(y - cy) for x, y in corners)
-        window = self._window(cx, cy, reach + rounded)
-        x, y = self.x[window], self.y[window]
-        sides = []
-        for (x0, y0), (x1, y1) in zip(corners, corners[1:] + corners[:1], strict=True):
-            length = ((x1 - x0) ** 2 + (y1 - y0) ** 2) ** 0.5
-            sides.append(((y1 - y0) * (x - x0) - (x1 - x0) * (y - y0)) / length)
-        return _Shape(window, np.maximum(np.maximum(sides[0], sides[1]), sides[2]) - rounded, x - cx, y - cy)
-
-    def stroke(self, x0, y0, run, slope, bend, width):
-        """A curved line y = y0 + slope*t + bend*t*t, where t = x - x0 goes from 0 to run."""
-        end = y0 + slope * run + bend * run * run
-        window = self._window(x0 + run / 2, (y0 + end) / 2, abs(run) / 2 + abs(end - y0) / 2 + width)
-        t, y = self.x[window] - x0, self.y[window]
-        across = np.abs(y - (y0 + slope * t + bend * t * t)) - width
-        return _Shape(window, np.maximum(across, np.abs(t - run / 2) - abs(run) / 2), t, y)
-
-    def paint(self, shape, colour, soft=0.0, opacity=1.0):
-        """Lay colour on the shape; its edge is a pixel wide, plus soft."""
-        cover = np.clip(0.5 - shape.distance / (self.pixel + soft), 0, 1) * opacity
-        under = self.pixels[:, *shape.window]
-        under += cover * ((_rgb(colour) if np.ndim(colour) == 1 else colour) - under)
 
 
 class _Pelt:
@@ -175,8 +95,8 @@ class _Pelt:
     def __init__(self, rng, canvas, animal):
         x, y = canvas.x, canvas.y
         self.animal, self.strands = animal, _strands(rng, x, y)
-        main, second, pale = (_rgb(colour) for colour in animal.coat)
-        blotches = _noise(rng, 9, len(x))
+        main, second, pale = (rgb(colour) for colour in animal.coat)
+        blotches = noise(rng, 9, len(x))
         if animal.pattern == "stripes":
             wave = np.abs((np.sqrt(x * x + y * y) * 2.2 + np.abs(x) * 1.2 + blotches * 1.5) % 1 - 0.5)
             amount = np.clip((wave - 0.27) * 8, 0, 0.8)
@@ -217,10 +137,10 @@ def _strands(rng, x, y):
 def _background(rng, canvas):
     size = len(canvas.x)
     wall, floor, tint = (_muted(rng) for _ in range(3))
-    canvas.pixels[:] = _rgb(wall) + (_noise(rng, 3, size) - 0.5) * (_rgb(tint) - 0.5)
+    canvas.pixels[:] = rgb(wall) + (noise(rng, 3, size) - 0.5) * (rgb(tint) - 0.5)
     level, slope = rng.uniform(0.45, 1.1), rng.uniform(-0.2, 0.2)
     canvas.paint(canvas.triangle((-2, level - slope), (3, level + slope), (0.5, 9)), floor)
-    canvas.pixels *= 1 + rng.uniform(0, 0.5) * (_noise(rng, int(rng.integers(8, 40)), size) - 0.5)
+    canvas.pixels *= 1 + rng.uniform(0, 0.5) * (noise(rng, int(rng.integers(8, 40)), size) - 0.5)
     for _ in range(rng.integers(6, 20)):
         _clutter(rng, canvas)
 
@@ -230,7 +150,7 @@ def _clutter(rng, canvas):
     cx, cy, long = rng.uniform(0, 1), rng.uniform(0, 1), rng.uniform(0.02, 0.15)
     wide, lean = long * rng.uniform(0.3, 1), rng.uniform(-1, 1)
     if rng.random() < 0.5:
-        dx, dy = _turned(0.0, long, lean)
+        dx, dy = turned(0.0, long, lean)
         shape = canvas.triangle((cx - dx, cy - dy), (cx + wide, cy + dy), (cx + dx - wide, cy + dy))
     else:
         shape = canvas.ellipse(cx, cy, long, wide, lean)
@@ -280,7 +200,7 @@ def _eye(canvas, animal, x, y, side):
     rim = canvas.ellipse(x, y, width * 1.22, height * 1.25, lean)
     canvas.paint(rim, DARK, soft=0.02)
     opening = canvas.ellipse(x, y, width, height, lean)
-    canvas.paint(opening, _rgb(animal.iris) * (0.75 + 0.35 * opening.v), soft=0.01)
+    canvas.paint(opening, rgb(animal.iris) * (0.75 + 0.35 * opening.v), soft=0.01)
     pupil_width = 0.6 * width if animal.dog else width * pupil * 0.7
     pupil_height = 0.6 * width if animal.dog else height * 0.92
     canvas.paint(canvas.ellipse(x + 0.03 * animal.turn, y, pupil_width, pupil_height), DARK, soft=0.01)
@@ -306,7 +226,7 @@ def _dog_muzzle(canvas, animal, pelt):
     if animal.tongue:
         canvas.paint(canvas.ellipse(x, 0.98, 0.24, 0.22), DARK)
         tongue = canvas.ellipse(x + 0.03, 1.08, 0.17, 0.28)
-        canvas.paint(tongue, _rgb(PINK) * (0.75 + 0.3 * np.abs(tongue.u)))
+        canvas.paint(tongue, rgb(PINK) * (0.75 + 0.3 * np.abs(tongue.u)))
     canvas.paint(canvas.ellipse(x, 0.56, 0.5 * size, 0.48 * size), DARK, soft=0.25, opacity=0.3)
     pelt.paint(canvas, canvas.ellipse(x * 0.7, 0.25, 0.32, 0.6), pale=True, soft=0.25, fluff=0.5)
     pelt.paint(canvas, canvas.ellipse(x, 0.52, 0.46 * size, 0.42 * size), pale=True, soft=0.08, fluff=0.5)
@@ -314,7 +234,7 @@ def _dog_muzzle(canvas, animal, pelt):
         canvas.paint(canvas.stroke(x, 0.76, side * 0.36, side * 0.5, -1.3, 0.02), DARK, opacity=0.8)
     canvas.paint(canvas.ellipse(x, 0.62, 0.018, 0.15), DARK, opacity=0.7)
     nose = canvas.ellipse(x, 0.36, 0.21 * size, 0.16 * size)
-    canvas.paint(nose, _rgb(DARK) * (1.2 - nose.v), soft=0.02)
+    canvas.paint(nose, rgb(DARK) * (1.2 - nose.v), soft=0.02)
     canvas.paint(canvas.ellipse(x + 0.05 * animal.light[0], 0.29, 0.08, 0.03), WHITE, soft=0.05, opacity=0.5)
 
 
@@ -339,7 +259,7 @@ def _head(canvas, animal, pelt):
 
 def _foreground(rng, scene):
     """Blades of grass in front of the animal, some of the time."""
-    ground = _Canvas(scene.pixels, centre=(0.0, 1.0), tilt=-1.0)  # a quarter turn: x goes up, y to the right
+    ground = Canvas(scene.pixels, centre=(0.0, 1.0), tilt=-1.0)  # a quarter turn: x goes up, y to the right
     for _ in range(rng.integers(3, 16) if rng.random() < 0.6 else 0):
         height, green = rng.uniform(0.15, 0.6), rng.uniform(0.15, 0.75)
         blade = ground.stroke(0.0, rng.uniform(0, 1), height, 0.0, rng.uniform(-0.8, 0.8), 0.011)
@@ -352,9 +272,9 @@ def _photograph(rng, canvas):
     pixels, size = canvas.pixels, len(canvas.x)
     grey = 0.3 * pixels[0] + 0.6 * pixels[1] + 0.1 * pixels[2]
     pixels += rng.uniform(0, 0.8) * (grey - pixels)
-    pixels *= _rgb(rng.uniform(0.9, 1.1, 3) * rng.uniform(0.55, 1.3))
+    pixels *= rgb(rng.uniform(0.9, 1.1, 3) * rng.uniform(0.55, 1.3))
     pixels *= 1 + rng.uniform(-0.5, 0.5) * (canvas.x - 0.5) + rng.uniform(-0.5, 0.5) * (canvas.y - 0.5)
-    pixels *= 1 + rng.uniform(0, 0.6) * (_noise(rng, 3, size) - 0.5)
+    pixels *= 1 + rng.uniform(0, 0.6) * (noise(rng, 3, size) - 0.5)
     pixels += rng.uniform(0, 0.12)
     pixels += rng.uniform(0.02, 0.16) * (rng.random(pixels.shape, np.float32) - 0.5)
 
@@ -370,10 +290,10 @@ def draw(seed: int, index: int, size: int = 160) -> Image.Image:
         raise ValueError(f"draw needs a size of at least 16 pixels, got size={size}")
     rng = np.random.default_rng([seed, index])
     animal = _random_animal(rng, dog=index % 2 == 1)
-    scene = _Canvas(np.empty((3, size, size), np.float32))
+    scene = Canvas(np.empty((3, size, size), np.float32))
     _background(rng, scene)
-    upright = _Canvas(scene.pixels, animal.centre, animal.radius, animal.tilt * 0.2)
-    tilted = _Canvas(scene.pixels, animal.centre, animal.radius, animal.tilt)
+    upright = Canvas(scene.pixels, animal.centre, animal.radius, animal.tilt * 0.2)
+    tilted = Canvas(scene.pixels, animal.centre, animal.radius, animal.tilt)
     pelt = _Pelt(rng, tilted, animal)
     _body(upright, animal, pelt)
     _head(tilted, animal, pelt)

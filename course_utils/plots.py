@@ -47,7 +47,8 @@ def plot_history(
     _label(axis, title, "epoch", metric.replace("val_", "validation ").replace("train_", "training "))
     if "accuracy" in metric:
         axis.yaxis.set_major_formatter(PercentFormatter(1))
-    axis.legend()
+    if len(histories) > 1 or mark is not None:
+        axis.legend()
     figure.tight_layout()
     plt.show()
 

@@ -6,6 +6,7 @@ python notebooks/maintain.py badges OWNER/NAME          use `make badges REPO=ow
 
 import re
 import sys
+import time
 from pathlib import Path
 
 NOTEBOOKS = Path(__file__).resolve().parent
@@ -37,8 +38,9 @@ def run(path: Path) -> None:
     import nbformat
     from nbclient import NotebookClient
 
-    notebook = nbformat.read(path, as_version=4)
+    notebook, start = nbformat.read(path, as_version=4), time.perf_counter()
     NotebookClient(notebook, timeout=300, record_timing=False, resources={"metadata": {"path": path.parent}}).execute()
+    seconds = time.perf_counter() - start
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if (
@@ -50,7 +52,7 @@ def run(path: Path) -> None:
         "language_info": {"name": "python"},
     }
     nbformat.write(notebook, path)
-    print(f"ran {path.name}")
+    print(f"{path.name} ran in {seconds:.0f} s")
 
 
 if __name__ == "__main__":
