@@ -39,7 +39,9 @@ def run(path: Path) -> None:
     from nbclient import NotebookClient
 
     notebook, start = nbformat.read(path, as_version=4), time.perf_counter()
-    NotebookClient(notebook, timeout=300, record_timing=False, resources={"metadata": {"path": path.parent}}).execute()
+    NotebookClient(
+        notebook, timeout=300, record_timing=False, coalesce_streams=True, resources={"metadata": {"path": path.parent}}
+    ).execute()
     seconds = time.perf_counter() - start
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
