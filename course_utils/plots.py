@@ -22,14 +22,13 @@ def show_images(
 ) -> None:
     """PIL images in a grid, each under its own title; those whose index is in `wrong` have a coloured title."""
     rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(2.2 * columns, 2.5 * rows), squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(2.2 * columns, 2.5 * rows), squeeze=False, layout="constrained")
     for axis in axes.flat:
         axis.set_axis_off()
     for index, (axis, image, name) in enumerate(zip(axes.flat, images, titles)):
         axis.imshow(image)
         axis.set_title(name, fontsize=10, color=WRONG if index in wrong else "black")
     figure.suptitle(title)
-    figure.tight_layout()
     plt.show()
 
 
@@ -46,7 +45,7 @@ def plot_history(
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     _label(axis, title, "epoch", metric.replace("val_", "validation ").replace("train_", "training "))
     if "accuracy" in metric:
-        axis.yaxis.set_major_formatter(PercentFormatter(1))
+        axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     if len(histories) > 1 or mark is not None:
         axis.legend()
     figure.tight_layout()
@@ -71,7 +70,7 @@ def plot_lines(
     axis.set_xticks(x, [f"{value:g}" for value in x], minor=False)
     axis.minorticks_off()
     if percent:
-        axis.yaxis.set_major_formatter(PercentFormatter(1))
+        axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     _label(axis, title, xlabel, ylabel)
     axis.legend()
     figure.tight_layout()

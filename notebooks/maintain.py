@@ -39,15 +39,12 @@ def run(path: Path) -> None:
     from nbclient import NotebookClient
 
     notebook, start = nbformat.read(path, as_version=4), time.perf_counter()
-    NotebookClient(
-        notebook, timeout=300, record_timing=False, coalesce_streams=True, resources={"metadata": {"path": path.parent}}
-    ).execute()
+    folder = {"metadata": {"path": path.parent}}
+    NotebookClient(notebook, timeout=300, record_timing=False, coalesce_streams=True, resources=folder).execute()
     seconds = time.perf_counter() - start
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
-            if (
-                output.output_type == "error"
-            ):  # a traceback shows the folders of this machine; the last line says it all
+            if output.output_type == "error":  # a traceback shows this machine's folders; its last line says it all
                 output.traceback = [f"{output.ename}: {output.evalue}"]
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},

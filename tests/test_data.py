@@ -54,6 +54,14 @@ def test_augmentation_depends_on_seed_epoch_and_index_and_on_nothing_else(drawn)
     assert not torch.equal(train[3][0], first), "a plain index is never augmented"
 
 
+def test_augmentation_leaves_every_generator_as_it_was(drawn, monkeypatch):
+    """torch.manual_seed would seed the GPUs' generators as well, which dropout on a GPU uses."""
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("the GPUs were seeded"))
+    before = torch.get_rng_state()
+    drawn[0][(1, 3)]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_validation_and_test_images_are_never_augmented(drawn):
     assert drawn[1].augment is None and drawn[2].augment is None
 
