@@ -187,8 +187,12 @@ def make_loader(
     """A DataLoader of (images float32 (batch, 3, height, width), labels int64 (batch,)).
 
     shuffle=True is for training: the order comes from an `EpochSampler`, and the last, smaller batch is dropped,
-    because BatchNorm cannot normalise a batch of one.
+    because BatchNorm cannot normalise a batch of one. Raises ValueError when that leaves no batch at all.
     """
+    if shuffle and len(dataset) < batch_size:
+        raise ValueError(
+            f"{len(dataset)} training images do not fill one batch of {batch_size}. Load more, or use a smaller batch."
+        )
     return DataLoader(
         dataset,
         batch_size=batch_size,

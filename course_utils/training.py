@@ -173,7 +173,11 @@ def _restore(checkpoint: dict, model, optimizer, scheduler) -> dict:
         model.load_state_dict(checkpoint["model_state_dict"])
         optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
     except (RuntimeError, ValueError) as error:
-        raise CheckpointError(f"The checkpoint belongs to another model or optimizer. {error}") from error
+        raise CheckpointError(
+            f"The checkpoint belongs to another model, optimizer or phase of unfreezing. {error}"
+        ) from error
+    if (scheduler is None) != (checkpoint["scheduler_state_dict"] is None):
+        raise CheckpointError("Only one of the checkpoint and this training has a scheduler. Resume as you started.")
     if scheduler:
         scheduler.load_state_dict(checkpoint["scheduler_state_dict"])
     restore_rng(checkpoint["rng"])

@@ -113,6 +113,15 @@ def test_another_model_is_refused_and_the_checkpoints_stay(datasets, tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_a_scheduler_that_was_not_there_is_refused(datasets, tmp_path):
+    train(datasets, CheckpointFolder(tmp_path), epochs=1)
+    model = SmallCNN()
+    loader = make_loader(datasets[0], batch_size=8, shuffle=True)
+    with pytest.raises(CheckpointError, match="has a scheduler"):
+        optimizer = torch.optim.Adam(model.parameters())
+        fit(model, optimizer, loader, loader, 2, folder=CheckpointFolder(tmp_path), resume=True)
+
+
 def test_arguments_that_do_not_go_together_are_refused(datasets, tmp_path):
     model = SmallCNN()
     optimizer = torch.optim.Adam(model.parameters())
@@ -183,6 +192,7 @@ def test_a_killed_process_resumed_ends_with_the_same_weights(tmp_path):
     ("arguments", "said"),
     [
         (["--epochs", "0"], "whole number"),
+        (["--epochs", "1", "--per-class", "5"], "do not fill one batch"),
         (["--epochs", "1", "--freeze"], "not pretrained"),
         (["--epochs", "1", "--model", "resnet_19"], "resnet"),
     ],
