@@ -77,13 +77,23 @@ def plot_lines(
     plt.show()
 
 
-def plot_bars(labels: list[str], values: list[float], title: str, xlabel: str, value_format: str = "{:g}") -> None:
-    """Horizontal bars, the first label on top, each with its value written at its end."""
+def plot_bars(
+    labels: list[str],
+    values: list[float],
+    title: str,
+    xlabel: str,
+    value_format: str = "{:g}",
+    guessing: float | None = None,
+) -> None:
+    """Horizontal bars, the first label on top, each with its value at its end; `guessing`: a line at that value."""
     figure, axis = plt.subplots(figsize=(7, 0.45 * len(labels) + 1.2))
     bars = axis.barh(labels, values, color=COLOURS[0])
     axis.bar_label(bars, [value_format.format(value) for value in values], padding=4)
     axis.invert_yaxis()
     axis.margins(x=0.15)
+    if guessing is not None:
+        axis.axvline(guessing, color="black", linestyle="--", label="guessing")
+        figure.legend(loc="lower right", frameon=False)
     _label(axis, title, xlabel, "")
     figure.tight_layout()
     plt.show()
