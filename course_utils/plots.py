@@ -88,12 +88,15 @@ def plot_bars(
     """Horizontal bars, the first label on top, each with its value at its end; `guessing`: a line at that value."""
     figure, axis = plt.subplots(figsize=(7, 0.45 * len(labels) + 1.2))
     bars = axis.barh(labels, values, color=COLOURS[0])
-    axis.bar_label(bars, [value_format.format(value) for value in values], padding=4)
+    on_white = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # readable where the line passes
+    axis.bar_label(bars, [value_format.format(value) for value in values], padding=4, bbox=on_white)
     axis.invert_yaxis()
     axis.margins(x=0.15)
+    if "%" in value_format:
+        axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     if guessing is not None:
         axis.axvline(guessing, color="black", linestyle="--", label="guessing")
-        figure.legend(loc="lower right", frameon=False)
+        axis.legend(loc="lower right")
     _label(axis, title, xlabel, "")
     figure.tight_layout()
     plt.show()
