@@ -1,138 +1,100 @@
 """Save atomically, verify, load safely, keep the best and the latest, fall back. Source: notebook 03."""
 
+import filecmp
 import hashlib
-import io
 import os
-import random
+import re
 import shutil
+import time
 import warnings
 import zipfile
+import zlib
+from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import torch
 
-
-class CheckpointError(Exception):
-    """A checkpoint that cannot be used: the message names the file, what is wrong, and what to do."""
+from course_utils.durable import REASONS, CheckpointError, fsync_folder, whole_or_absent
 
 
 def save_checkpoint(checkpoint: dict, path: str | Path) -> Path:
     """Write `checkpoint` to `path` whole or not at all; when this returns, it is on the disk.
 
-    Written aside in the same folder, flushed to the disk, renamed: `os.replace` is atomic within one file system, so
-    an interruption leaves the old file or the new one, never a part. Values must be tensors and plain Python
-    objects, or `load_checkpoint` refuses the file.
-    Source: https://docs.python.org/3/library/os.html#os.replace, https://man7.org/linux/man-pages/man2/fsync.2.html
+    Raises CheckpointError when the disk is full, when the folder is missing or read-only, and when a value is neither
+    a tensor nor a plain Python object, because `load_checkpoint` would refuse the file. An older file of that name
+    stays as it is then. Source: notebook 03, section "A save that dies half-way".
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".part")
-    try:
-        with open(aside, "wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-    _fsync_folder(path.parent)
+    with whole_or_absent(path) as file:
+        torch.save(checkpoint, file)
+        file.flush()
+        if refused := torch.serialization.get_unsafe_globals_in_checkpoint(file.name):
+            raise CheckpointError(
+                f"{path} was not saved: it would hold {', '.join(sorted(refused))}, which no safe load accepts. "
+                f"Store tensors and plain Python values: `.item()` of a NumPy number, `str()` of a path."
+            )
     return path
 
 
-def _fsync_folder(folder: Path) -> None:
-    """Make a rename durable: the name of a file is data of its folder. Windows has no such call and needs none."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict:
-    """Read a checkpoint after every byte of it was checked, without running code from it.
+def load_checkpoint(path: str | Path) -> dict:
+    """Read a checkpoint onto the CPU, check every byte of it, and run no code from it.
 
     `torch.load` does not look at the CRC-32 that `torch.save` wrote for each record, so a flipped bit in a tensor
-    loads silently. The file is read once; the check and the load both work on those bytes.
+    loads silently. Here the bytes in memory are checked, those that you get. From the CPU, `load_state_dict` copies
+    to where the model is.
     Raises CheckpointError for a missing, empty, truncated, damaged or foreign file, and for one that holds more than
     tensors and plain Python objects. Source: notebook 02, section "Damaged files".
     """
     path = Path(path)
+    cure = "Use an older checkpoint, or copy the file again."
     try:
-        content = io.BytesIO(path.read_bytes())
+        file = open(path, "rb", buffering=0)
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist. Look at the path, or train first.") from None
-    _check_bytes(content, path)
-    try:
-        return torch.load(content, map_location=map_location, weights_only=True)
-    except Exception as error:  # pickle's errors have no common class
-        raise CheckpointError(
-            f"{path} is whole, but torch.load refuses it with weights_only=True: it holds more than tensors and plain "
-            f"Python objects, or it was not written by torch.save. Do not load it unless you trust who made it."
-        ) from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}. {cure}") from error
+    with file, ThreadPoolExecutor() as pool:
+        if not os.fstat(file.fileno()).st_size:
+            raise CheckpointError(f"{path} is empty: a save was interrupted. {cure}")
+        try:
+            expected = _checksums_of_tensors(file)
+        except Exception as error:  # zipfile answers damage with many kinds: BadZipFile, EOFError, OSError, …
+            raise CheckpointError(
+                f"{path} is not a whole checkpoint ({error}): it was cut off, damaged, or is another kind of file. "
+                f"{cure}"
+            ) from error
+        found = []
+
+        def note(storage: torch.UntypedStorage, _) -> torch.UntypedStorage:
+            found.append(pool.submit(_checksum, storage))  # beside the reading of the next one
+            return storage
+
+        try:
+            file.seek(0)
+            checkpoint = torch.load(file, map_location=note, weights_only=True)
+        except Exception as error:  # pickle's errors have no common class
+            raise CheckpointError(
+                f"torch.load refuses {path} with weights_only=True: it holds more than tensors and plain values, or it "
+                f"was not written by torch.save. Do not load it in another way unless you trust its maker."
+            ) from error
+        if Counter(checksum.result() for checksum in found) != expected:
+            raise CheckpointError(f"{path} is damaged: its tensors do not match their CRC-32. {cure}")
+    return checkpoint
 
 
-def verify(path: str | Path) -> None:
-    """Check every byte of a file that `torch.save` wrote. Raises CheckpointError, FileNotFoundError."""
-    _check_bytes(io.BytesIO(Path(path).read_bytes()), Path(path))
+def _checksums_of_tensors(file) -> Counter:
+    """How often each CRC-32 is listed for a tensor's bytes. The other records are read here, which checks them."""
+    with zipfile.ZipFile(file) as archive:
+        tensors = {record for record in archive.namelist() if record.split("/")[1:2] == ["data"]}
+        for record in set(archive.namelist()) - tensors:
+            archive.read(record)
+        return Counter(archive.getinfo(record).CRC for record in tensors)
 
 
-def _check_bytes(content: io.BytesIO, path: Path) -> None:
-    cure = "Use an older checkpoint, or copy the file again."
-    if not content.getbuffer().nbytes:
-        raise CheckpointError(f"{path} is empty: a save was interrupted. {cure}")
-    try:
-        with zipfile.ZipFile(content) as archive:
-            damaged = archive.testzip()
-    except Exception as error:  # zipfile answers damage with many kinds: BadZipFile, EOFError, NotImplementedError, …
-        raise CheckpointError(
-            f"{path} is not a whole checkpoint ({error}): it was cut off, damaged, or is another kind of file. {cure}"
-        ) from error
-    if damaged:
-        raise CheckpointError(f"{path} is damaged: the bytes of {damaged} do not match their CRC-32. {cure}")
-    content.seek(0)
-
-
-def copy_verified(path: str | Path, folder: str | Path) -> Path:
-    """Copy a checkpoint into `folder` (a mounted Drive, say), check the copy, then give it its name.
-
-    Raises CheckpointError when the copy is not whole; an older file of that name stays as it is until then.
-    """
-    path, folder = Path(path), Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / (path.name + ".part")
-    try:
-        shutil.copyfile(path, aside)
-        verify(aside)
-        os.replace(aside, folder / path.name)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-    return folder / path.name
-
-
-def rng_state() -> dict:
-    """The random number generators that a training consumes, as tensors and plain Python objects."""
-    name, keys, position, has_gauss, cached = np.random.get_state()
-    return {
-        "python": random.getstate(),
-        "numpy": [name, keys.tolist(), int(position), int(has_gauss), float(cached)],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all(),  # one tensor a GPU; an empty list without one
-    }
-
-
-def restore_rng(state: dict) -> None:
-    """Put the generators back to what `rng_state` returned. GPUs that are not there any more are passed over."""
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    np.random.set_state(tuple(state["numpy"]))
-    torch.set_rng_state(state["torch"].cpu())
-    if len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
+def _checksum(storage: torch.UntypedStorage) -> int:
+    return zlib.crc32(torch.empty(0, dtype=torch.uint8).set_(storage).numpy())
 
 
 def weights_sha256(state_dict: dict[str, torch.Tensor]) -> str:
@@ -145,27 +107,40 @@ def weights_sha256(state_dict: dict[str, torch.Tensor]) -> str:
 
 
 class CheckpointFolder:
-    """A folder that keeps the last checkpoints, `step_00000042.pt`, and the best one, `best.pt`.
+    """A folder that keeps the last checkpoints, the best ones, and a copy of both in another place.
 
-    metric: a number in each checkpoint's `metrics`; mode: "min" or "max" is better; keep: how many of the last stay.
+    Files: `step_00000042.pt`, the last `keep_last` of them, and `best_00000042_val_loss=0.25.pt`, the best `keep_best`
+    by `metric`, where mode "min" or "max" is better. Each is whole, and none goes before a newer one is on the disk.
     A checkpoint is a dict with at least `step` (int) and `metrics` (dict of str to number).
+
+    mirror: a folder in a place that outlives this machine, such as a mounted Drive. Its parent must exist: what is not
+    mounted is not made. Trouble with it warns and never stops a training; the next save copies what is missing.
+    background: `save` returns once the tensors are copied in memory, and a thread does the writing. A checkpoint is
+    safe once `wait` has returned. An error surfaces at the next `save`, `check` or `wait`.
     """
 
-    def __init__(self, folder: str | Path, metric: str = "val_loss", mode: str = "min", keep: int = 2):
+    def __init__(
+        self,
+        folder: str | Path,
+        metric: str = "val_loss",
+        mode: str = "min",
+        keep_last: int = 2,
+        keep_best: int = 1,
+        mirror: str | Path | None = None,
+        background: bool = False,
+    ):
         if mode not in ("min", "max"):
             raise ValueError(f"mode is {mode!r}; say 'min' when a lower {metric} is better, else 'max'.")
-        if keep < 1:
-            raise ValueError(f"keep is {keep}; at least 1 checkpoint must stay.")
+        if min(keep_last, keep_best) < 1:
+            raise ValueError(f"keep_last is {keep_last}, keep_best is {keep_best}; at least 1 of each must stay.")
         self.folder = Path(folder)
-        self.metric = metric
-        self.mode = mode
-        self.keep = keep
-        for leftover in self.folder.glob("*.pt.part"):  # from a save that was killed
-            leftover.unlink()
-
-    def paths(self) -> list[Path]:
-        """The step checkpoints, newest first."""
-        return sorted(self.folder.glob("step_*.pt"), reverse=True)
+        self.metric, self.mode = metric, mode
+        self.keep_last, self.keep_best = keep_last, keep_best
+        self.mirror = Path(mirror) if mirror else None
+        self._prepared = False
+        self._thread = ThreadPoolExecutor(1) if background else None
+        self._writing: Future | None = None
+        self._copy: dict | None = None  # used again for each background save: fresh memory costs time
 
     def is_better(self, value: float, than: float | None) -> bool:
         """Is this value of the metric better than that one (None: there is none yet)? NaN never is."""
@@ -173,36 +148,152 @@ class CheckpointFolder:
             return False
         return than is None or (value < than if self.mode == "min" else value > than)
 
-    def save(self, checkpoint: dict) -> Path:
-        """Save as the latest; the oldest beyond `keep` go only after the new one is on the disk."""
-        path = save_checkpoint(checkpoint, self.folder / f"step_{checkpoint['step']:08d}.pt")
-        for old in self.paths()[self.keep :]:
-            old.unlink()
-        return path
+    def last_paths(self, place: Path | None = None) -> list[Path]:
+        """The last checkpoints, newest first, in the folder or in `place`."""
+        paths = (place or self.folder).glob("step_*.pt")
+        return sorted((path for path in paths if re.fullmatch(r"step_\d+\.pt", path.name)), key=_step, reverse=True)
 
-    def save_best(self, checkpoint: dict) -> Path:
-        """Save as the best so far, whatever `is_better` says: the one who trains decides, and asks it."""
-        return save_checkpoint(checkpoint, self.folder / "best.pt")
+    def best_paths(self, place: Path | None = None) -> list[Path]:
+        """The best checkpoints, best first; of equal ones the earlier."""
+        name = re.compile(rf"best_\d+_{re.escape(self.metric)}=[-+.\w]+\.pt")
+        paths = [path for path in (place or self.folder).glob("best_*.pt") if name.fullmatch(path.name)]
+        return sorted(sorted(paths, key=_step), key=_value, reverse=self.mode == "max")
+
+    def save(self, checkpoint: dict, new_metrics: bool = False) -> None:
+        """Save as the last; with `new_metrics` (after an epoch, say) also among the best, if it belongs there.
+
+        Raises CheckpointError when it cannot be written, or when the background save before it could not.
+        """
+        self.wait()
+        self._prepare()
+        names = [f"step_{checkpoint['step']:08d}.pt"]
+        if new_metrics:
+            value = checkpoint["metrics"][self.metric]
+            name = f"best_{checkpoint['step']:08d}_{self.metric}={float(value)!r}.pt"
+            if self._is_among_the_best(value, name):
+                names.insert(0, name)  # first: killed between the two, the step is repeated and both are written again
+        if self._thread:
+            self._copy = _copied(checkpoint, self._copy)
+            self._writing = self._thread.submit(self._write, self._copy, names)
+        else:
+            self._write(checkpoint, names)
+
+    def check(self) -> None:
+        """Raise the error of a background save that has failed; cheap, for every step."""
+        if self._writing and self._writing.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Return when everything that was saved is on the disk. Raises CheckpointError when it could not be."""
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
+
+    def is_empty(self) -> bool:
+        """Is there no checkpoint, good or damaged, in folder and mirror?"""
+        return not any(list(place.glob(name)) for place in self._places() for name in ("*.pt", "*.damaged"))
 
     def latest(self) -> dict | None:
-        """The newest good checkpoint, None if there never was one.
+        """The newest good checkpoint of folder and mirror, None if there never was one.
 
-        A damaged one is passed over with a warning; raises CheckpointError when all are damaged, because going on
-        from nothing would throw a training away silently.
+        A damaged one is passed over with a warning and renamed to `….damaged`, so that it takes no good one's place.
+        Raises CheckpointError when all are damaged: going on from nothing would throw a training away silently.
         """
-        paths = self.paths()
+        paths = [path for place in self._places() for path in [*self.last_paths(place), *self.best_paths(place)]]
+        checkpoint = self._first_good(sorted(paths, key=_step, reverse=True))
+        if checkpoint is None and not self.is_empty():
+            raise CheckpointError(f"No checkpoint in {self.folder} can be used. Move them all away to start anew.")
+        return checkpoint
+
+    def best(self) -> dict | None:
+        """The best good checkpoint of folder and mirror, None if there is none; falls back as `latest` does."""
+        paths = [path for place in self._places() for path in self.best_paths(place)]
+        return self._first_good(sorted(paths, key=_value, reverse=self.mode == "max"))
+
+    def _first_good(self, paths: list[Path]) -> dict | None:
         for path in paths:
             try:
                 return load_checkpoint(path)
             except CheckpointError as error:
-                warnings.warn(f"{error} Falling back to the one before it.", stacklevel=2)
-        if paths:
-            raise CheckpointError(
-                f"None of the {len(paths)} checkpoints in {self.folder} can be used. Move them away to start anew."
-            )
+                warnings.warn(f"{error} Falling back to the next good one.", stacklevel=3)
+                with suppress(OSError):
+                    path.rename(path.with_name(path.name + ".damaged"))
         return None
 
-    def best(self) -> dict | None:
-        """The best checkpoint, None if there is none yet. Raises CheckpointError when it is damaged."""
-        path = self.folder / "best.pt"
-        return load_checkpoint(path) if path.exists() else None
+    def _places(self) -> list[Path]:
+        return [self.folder, self.mirror] if self.mirror else [self.folder]
+
+    def _is_among_the_best(self, value: float, name: str) -> bool:
+        others = [_value(path) for path in self.best_paths() if path.name != name]
+        return value == value and sum(not self.is_better(value, other) for other in others) < self.keep_best
+
+    def _prepare(self) -> None:
+        """Before the first save only: a folder that vanishes later is an error to report, not one to make anew."""
+        if self._prepared:
+            return
+        missing = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for folder in missing:
+                fsync_folder(folder.parent)
+            self._prune(self.folder)
+        except OSError as error:
+            reason = REASONS.get(error.errno, f"{error.strerror}. Choose another folder")
+            raise CheckpointError(f"{self.folder} cannot hold checkpoints: {reason}.") from error
+        self._prepared = True
+
+    def _write(self, checkpoint: dict, names: list[str]) -> None:
+        for name in names:
+            save_checkpoint(checkpoint, self.folder / name)
+        self._prune(self.folder)
+        if self.mirror:
+            self._update_mirror(names)
+
+    def _prune(self, place: Path) -> None:
+        killed_saves = place.glob("*.pt.part")
+        surplus = [*self.last_paths(place)[self.keep_last :], *self.best_paths(place)[self.keep_best :]]
+        for path in [*killed_saves, *surplus]:
+            path.unlink(missing_ok=True)
+
+    def _update_mirror(self, names: list[str], attempts: int = 3) -> None:
+        for attempt in range(1, attempts + 1):
+            try:
+                self.mirror.mkdir(exist_ok=True)
+                for path in [*self.best_paths(), *self.last_paths()]:
+                    if path.name in names or not (self.mirror / path.name).exists():
+                        _copy_compared(path, self.mirror / path.name)
+                return self._prune(self.mirror)
+            except (OSError, CheckpointError) as error:
+                if attempt == attempts or not self.mirror.parent.exists():
+                    return warnings.warn(f"The mirror {self.mirror} has no copy of {names[-1]}: {error}", stacklevel=2)
+                time.sleep(0.1 * attempt)
+
+
+def _copy_compared(source: Path, target: Path) -> None:
+    """Copy a file and compare the copy, byte for byte, before it gets its name. Raises OSError, CheckpointError."""
+    with open(source, "rb") as original, whole_or_absent(target) as copy:
+        shutil.copyfileobj(original, copy, length=2**20)
+        copy.flush()
+        if not filecmp.cmp(source, copy.name, shallow=False):
+            raise CheckpointError(f"{target} does not hold the bytes of {source}. Look at the disk.")
+
+
+def _copied(value, old):
+    """Tensors copied to the CPU, into those of `old` where they fit; dicts and lists as new ones."""
+    if isinstance(value, torch.Tensor):
+        fits = isinstance(old, torch.Tensor) and (old.shape, old.dtype) == (value.shape, value.dtype)
+        return old.copy_(value.detach()) if fits else value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copied(item, old.get(key) if isinstance(old, dict) else None) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        pairs = zip(value, old if isinstance(old, (list, tuple)) and len(old) == len(value) else [None] * len(value))
+        return type(value)(_copied(item, before) for item, before in pairs)
+    return value
+
+
+def _step(path: Path) -> int:
+    return int(path.name.split("_")[1].removesuffix(".pt"))
+
+
+def _value(path: Path) -> float:
+    return float(re.search(r"=(.+)\.pt$", path.name)[1])

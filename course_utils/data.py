@@ -7,6 +7,7 @@ training exactly, and the number of workers does not matter (notebook 03, sectio
 import hashlib
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -199,8 +200,14 @@ def make_loader(
         sampler=EpochSampler(len(dataset), seed) if shuffle else None,
         drop_last=shuffle,
         num_workers=workers,
+        worker_init_fn=_leave_ctrl_c_to_the_main_process,
         generator=torch.Generator().manual_seed(seed),  # or each epoch draws a number from the RNG that dropout uses
     )
+
+
+def _leave_ctrl_c_to_the_main_process(_) -> None:
+    """The terminal sends Ctrl-C to every process; the main one saves first, and needs its workers until then."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _seed_of(*numbers: int) -> int:

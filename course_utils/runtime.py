@@ -29,6 +29,27 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def rng_state() -> dict:
+    """The random number generators that a training consumes, as tensors and plain Python objects."""
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": [name, keys.tolist(), int(position), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all(),  # one tensor a GPU; an empty list without one
+    }
+
+
+def restore_rng(state: dict) -> None:
+    """Put the generators back to what `rng_state` returned. GPUs that are not there any more are passed over."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    np.random.set_state(tuple(state["numpy"]))
+    torch.set_rng_state(state["torch"].cpu())
+    if len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
+
+
 def data_dir() -> Path:
     """The folder where images land: COURSE_DATA_DIR, else `data/` of the checkout, else `data/` of the working folder.
 

@@ -2,19 +2,19 @@
 
 import argparse
 import json
-import platform
 import sys
 from pathlib import Path
 
 import torch
-import torchvision
 
 from course_utils.archive import ArchiveError
 from course_utils.checkpoints import CheckpointError, CheckpointFolder, weights_sha256
 from course_utils.data import AUGMENT, CLASSES, load_datasets, make_loader
+from course_utils.durable import whole_or_absent
 from course_utils.freezing import freeze, parameter_groups, unfreeze
 from course_utils.models import build_model, head_of
 from course_utils.runtime import get_device, seed_everything
+from course_utils.stopping import Stopped
 from course_utils.training import fit
 
 
@@ -63,11 +63,6 @@ def build_optimizer(model: torch.nn.Module, model_name: str, freeze_backbone: bo
 
 def main(options: argparse.Namespace) -> dict:
     """Train as the options say; returns what it also writes to DIR/result.json."""
-    folder = CheckpointFolder(options.out)
-    if not options.resume and folder.paths():
-        raise CheckpointError(
-            f"{options.out} holds checkpoints already. Add --resume to go on, or choose another --out."
-        )
     device = get_device()
     seed_everything(options.seed)
     model, transform = build_model(options.model, len(CLASSES))
@@ -82,10 +77,10 @@ def main(options: argparse.Namespace) -> dict:
         options.epochs,
         device,
         scheduler,
-        folder=folder,
+        folder=CheckpointFolder(options.out),
         resume=options.resume,
         save_every=options.save_every,
-        about=describe(options),
+        about={key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()},
         verbose=True,
     )
     best = max(history, key=lambda row: row["val_accuracy"])
@@ -96,25 +91,16 @@ def main(options: argparse.Namespace) -> dict:
         "val_accuracy": best["val_accuracy"],
         "history": history,
     }
-    (options.out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    with whole_or_absent(options.out / "result.json") as file:
+        file.write(f"{json.dumps(result, indent=2)}\n".encode())
     return result
-
-
-def describe(options: argparse.Namespace) -> dict:
-    """What another person needs to get the same result, as plain values."""
-    return {
-        "config": {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()},
-        "classes": list(CLASSES),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "torchvision": str(torchvision.__version__),
-        },
-    }
 
 
 if __name__ == "__main__":
     try:
         print(json.dumps({key: value for key, value in main(parse_arguments()).items() if key != "history"}))
+    except Stopped as error:
+        print(error, file=sys.stderr)
+        sys.exit(128 + error.signal)
     except (ArchiveError, CheckpointError, FloatingPointError, ValueError, RuntimeError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")

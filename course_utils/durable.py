@@ -1,0 +1,81 @@
+"""Files written whole and for good, or not at all. Source: notebook 03, section "A save that dies half-way"."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+REASONS = {
+    errno.ENOSPC: "the disk is full. Free some space",
+    errno.EDQUOT: "your disk quota is used up. Free some space, or ask for more",
+    errno.EFBIG: "the file would be larger than this process may write (see `ulimit -f`). Raise the limit",
+    errno.EROFS: "the folder is read-only. Choose another folder",
+    errno.EACCES: "the folder is read-only for you. Choose another folder, or change its permissions",
+    errno.EPERM: "the folder is read-only for you. Choose another folder, or change its permissions",
+    errno.ENOENT: "the folder is missing. Make it, or look whether its disk is still there",
+    errno.ENOTDIR: "a part of this path is a file, not a folder. Choose another folder",
+}
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be used or saved: the message names the file, what is wrong, and what to do."""
+
+
+class _EarlyWriter:
+    """Hands bytes to the disk while torch.save still computes the checksums of the next ones, not all at the end."""
+
+    CHUNK = 8 * 2**20  # bytes
+
+    def __init__(self, file):
+        self.file = file
+        self.name = file.name
+        self.flush = file.flush
+        self.handed_over = 0
+
+    def write(self, data) -> int:
+        written = self.file.write(data)
+        position = self.file.tell()
+        if position - self.handed_over >= self.CHUNK and hasattr(os, "posix_fadvise"):
+            # "Not needed soon": Linux starts to write such pages at once.
+            os.posix_fadvise(self.file.fileno(), self.handed_over, position - self.handed_over, os.POSIX_FADV_DONTNEED)
+            self.handed_over = position
+        return written
+
+
+@contextmanager
+def whole_or_absent(path: Path) -> Iterator[_EarlyWriter]:
+    """A binary file to write to, which gets the name `path` only when all of it is on the disk.
+
+    It is written aside in the same folder, flushed to the disk and renamed: `os.replace` is atomic within one file
+    system, so an interruption leaves the old file or the new one, never a part. Last, the folder is flushed too: the
+    name of a file is data of its folder. Raises CheckpointError.
+    Source: https://docs.python.org/3/library/os.html#os.replace, https://man7.org/linux/man-pages/man2/fsync.2.html
+    """
+    aside = path.with_name(path.name + ".part")
+    try:
+        with open(aside, "wb") as file:
+            yield _EarlyWriter(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+        fsync_folder(path.parent)
+    except BaseException as error:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        cause = error.__context__ if isinstance(error, RuntimeError) else error  # torch.save hides the system's error
+        if not isinstance(cause, OSError):
+            raise
+        reason = REASONS.get(cause.errno, f"{cause.strerror or cause}. Look at the disk")
+        raise CheckpointError(f"{path} was not saved: {reason}. The checkpoints so far are untouched.") from error
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in a folder durable: what was made, renamed or deleted in it."""
+    if os.name == "nt":  # Windows has no such call and needs none
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
