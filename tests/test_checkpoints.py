@@ -1,5 +1,6 @@
 """Checkpoints: whole or absent, verified, safe, kept."""
 
+import pickle
 import random
 import shutil
 import zipfile
@@ -43,7 +44,7 @@ def test_what_is_saved_is_loaded(tmp_path):
 def test_a_failed_save_leaves_the_old_file_and_no_leftovers(tmp_path):
     path = save_checkpoint(checkpoint(), tmp_path / "a.pt")
     before = path.read_bytes()
-    with pytest.raises(Exception, match="pickle"):
+    with pytest.raises((AttributeError, pickle.PicklingError)):
         save_checkpoint({"weights": torch.zeros(9), "bad": lambda: None}, path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
