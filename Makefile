@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 COMPARED = COURSE_DATA=drawn OMP_NUM_THREADS=1
 NBVAL = $(BIN)/python -m pytest --nbval notebooks -p no:cacheprovider -n 2 --dist loadscope --nbval-cell-timeout 300
 
-.PHONY: lab test test-notebooks test-other-cpu test-two-threads notebooks badges lint
+.PHONY: lab test benchmark test-notebooks test-other-cpu test-two-threads notebooks badges lint faults
 
 lab: $(VENV)/ready          ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. notebooks
@@ -25,8 +25,14 @@ test-other-cpu: drawn       ## the same comparison, as on a CPU without AVX-512
 test-two-threads: drawn     ## the same comparison with two threads
 	$(COMPARED) OMP_NUM_THREADS=2 $(NBVAL)
 
+faults: drawn               ## kill, damage and fill up for some minutes, and count what the checkpoints survived
+	PYTHONPATH=tests $(COMPARED) $(BIN)/python -W ignore::UserWarning -m faults
+
 notebooks: drawn            ## run every notebook as the tests do and save its outputs
 	$(COMPARED) $(BIN)/python notebooks/maintain.py run
+
+benchmark: $(VENV)/ready    ## the time that saving and loading take, against the plain ways
+	$(BIN)/python benchmarks/checkpoints.py
 
 badges:                     ## point every link at a fork: make badges REPO=owner/name
 	$(PYTHON) notebooks/maintain.py badges $(REPO)

@@ -10,13 +10,15 @@ import warnings
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from course_utils.durable import REASONS, CheckpointError, fsync_folder, whole_or_absent
+from course_utils.durable import CheckpointError, explained, fsync_folder, whole_or_absent
 
 
 def save_checkpoint(checkpoint: dict, path: str | Path) -> Path:
@@ -55,7 +57,7 @@ def load_checkpoint(path: str | Path) -> dict:
         raise CheckpointError(f"{path} does not exist. Look at the path, or train first.") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}. {cure}") from error
-    with file, ThreadPoolExecutor() as pool:
+    with file, ThreadPoolExecutor(2) as pool:  # more threads only wait for the memory
         if not os.fstat(file.fileno()).st_size:
             raise CheckpointError(f"{path} is empty: a save was interrupted. {cure}")
         try:
@@ -81,6 +83,8 @@ def load_checkpoint(path: str | Path) -> dict:
             ) from error
         if Counter(checksum.result() for checksum in found) != expected:
             raise CheckpointError(f"{path} is damaged: its tensors do not match their CRC-32. {cure}")
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(f"{path} holds a {type(checkpoint).__name__}, and a checkpoint is a dict. {cure}")
     return checkpoint
 
 
@@ -224,45 +228,47 @@ class CheckpointFolder:
         return [self.folder, self.mirror] if self.mirror else [self.folder]
 
     def _is_among_the_best(self, value: float, name: str) -> bool:
-        others = [_value(path) for path in self.best_paths() if path.name != name]
+        with explained(f"{name} is not saved"):
+            others = [_value(path) for path in self.best_paths() if path.name != name]
         return value == value and sum(not self.is_better(value, other) for other in others) < self.keep_best
 
     def _prepare(self) -> None:
         """Before the first save only: a folder that vanishes later is an error to report, not one to make anew."""
         if self._prepared:
             return
-        missing = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
-        try:
+        with explained(f"{self.folder} cannot hold checkpoints"):
+            missing = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
             for folder in missing:
                 fsync_folder(folder.parent)
             self._prune(self.folder)
-        except OSError as error:
-            reason = REASONS.get(error.errno, f"{error.strerror}. Choose another folder")
-            raise CheckpointError(f"{self.folder} cannot hold checkpoints: {reason}.") from error
         self._prepared = True
 
     def _write(self, checkpoint: dict, names: list[str]) -> None:
         for name in names:
             save_checkpoint(checkpoint, self.folder / name)
-        self._prune(self.folder)
+        with explained(f"{names[-1]} is saved in {self.folder}, but the oldest is not removed"):
+            self._prune(self.folder, names)
         if self.mirror:
             self._update_mirror(names)
 
-    def _prune(self, place: Path) -> None:
+    def _prune(self, place: Path, just_saved: Sequence[str] = ()) -> None:
         killed_saves = place.glob("*.pt.part")
         surplus = [*self.last_paths(place)[self.keep_last :], *self.best_paths(place)[self.keep_best :]]
         for path in [*killed_saves, *surplus]:
-            path.unlink(missing_ok=True)
+            if path.name not in just_saved:
+                path.unlink(missing_ok=True)
 
     def _update_mirror(self, names: list[str], attempts: int = 3) -> None:
         for attempt in range(1, attempts + 1):
             try:
-                self.mirror.mkdir(exist_ok=True)
+                if not self.mirror.exists():
+                    self.mirror.mkdir()
+                    fsync_folder(self.mirror.parent)
                 for path in [*self.best_paths(), *self.last_paths()]:
                     if path.name in names or not (self.mirror / path.name).exists():
                         _copy_compared(path, self.mirror / path.name)
-                return self._prune(self.mirror)
+                return self._prune(self.mirror, names)
             except (OSError, CheckpointError) as error:
                 if attempt == attempts or not self.mirror.parent.exists():
                     return warnings.warn(f"The mirror {self.mirror} has no copy of {names[-1]}: {error}", stacklevel=2)
@@ -282,7 +288,13 @@ def _copied(value, old):
     """Tensors copied to the CPU, into those of `old` where they fit; dicts and lists as new ones."""
     if isinstance(value, torch.Tensor):
         fits = isinstance(old, torch.Tensor) and (old.shape, old.dtype) == (value.shape, value.dtype)
-        return old.copy_(value.detach()) if fits else value.detach().to("cpu", copy=True)
+        if not fits:
+            return value.detach().to("cpu", copy=True)
+        try:  # in one thread, which fills the memory as fast: torch takes all cores, and waits for a busy one each time
+            np.copyto(old.numpy(), value.detach().numpy())
+        except (TypeError, RuntimeError):  # on another device, or of a type that NumPy does not know
+            old.copy_(value.detach())
+        return old
     if isinstance(value, dict):
         return {key: _copied(item, old.get(key) if isinstance(old, dict) else None) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

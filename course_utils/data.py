@@ -200,14 +200,18 @@ def make_loader(
         sampler=EpochSampler(len(dataset), seed) if shuffle else None,
         drop_last=shuffle,
         num_workers=workers,
-        worker_init_fn=_leave_ctrl_c_to_the_main_process,
+        worker_init_fn=_leave_signals_to_the_main_process,
         generator=torch.Generator().manual_seed(seed),  # or each epoch draws a number from the RNG that dropout uses
     )
 
 
-def _leave_ctrl_c_to_the_main_process(_) -> None:
-    """The terminal sends Ctrl-C to every process; the main one saves first, and needs its workers until then."""
+def _leave_signals_to_the_main_process(_) -> None:
+    """A terminal sends Ctrl-C, and a cluster SIGTERM, to every process. The main one saves first, then ends all.
+
+    A worker that ends before it would interrupt the main process within a step, where nothing can be saved exactly.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _seed_of(*numbers: int) -> int:

@@ -22,10 +22,23 @@ class CheckpointError(Exception):
     """A checkpoint that cannot be used or saved: the message names the file, what is wrong, and what to do."""
 
 
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turn an error of the disk in this block into a CheckpointError: `what` went wrong, why, and what to do."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        cause = error.__context__ if isinstance(error, RuntimeError) else error  # torch.save hides the system's error
+        if not isinstance(cause, OSError):
+            raise
+        reason = REASONS.get(cause.errno, f"{cause.strerror or cause}. Look at the disk")
+        raise CheckpointError(f"{what}: {reason}.") from error
+
+
 class _EarlyWriter:
     """Hands bytes to the disk while torch.save still computes the checksums of the next ones, not all at the end."""
 
-    CHUNK = 8 * 2**20  # bytes
+    CHUNK = 2 * 2**20  # bytes: larger ones leave much of a small checkpoint to the end
 
     def __init__(self, file):
         self.file = file
@@ -53,21 +66,18 @@ def whole_or_absent(path: Path) -> Iterator[_EarlyWriter]:
     Source: https://docs.python.org/3/library/os.html#os.replace, https://man7.org/linux/man-pages/man2/fsync.2.html
     """
     aside = path.with_name(path.name + ".part")
-    try:
-        with open(aside, "wb") as file:
-            yield _EarlyWriter(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-        fsync_folder(path.parent)
-    except BaseException as error:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
-        cause = error.__context__ if isinstance(error, RuntimeError) else error  # torch.save hides the system's error
-        if not isinstance(cause, OSError):
+    with explained(f"{path} was not saved, and the checkpoints so far are untouched"):
+        try:
+            with open(aside, "wb") as file:
+                yield _EarlyWriter(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, path)
+            fsync_folder(path.parent)
+        except BaseException:
+            with suppress(OSError):
+                aside.unlink(missing_ok=True)
             raise
-        reason = REASONS.get(cause.errno, f"{cause.strerror or cause}. Look at the disk")
-        raise CheckpointError(f"{path} was not saved: {reason}. The checkpoints so far are untouched.") from error
 
 
 def fsync_folder(folder: Path) -> None:
@@ -77,5 +87,8 @@ def fsync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):  # a mounted Drive may not know this call
+            raise
     finally:
         os.close(descriptor)

@@ -20,7 +20,8 @@ def train_mode(model: nn.Module) -> nn.Module:
     """`model.train()`, except that a BatchNorm layer whose weight is frozen keeps its running statistics.
 
     `requires_grad=False` does not stop them, and each `model.train()` sets them going again: call this instead of it.
-    Dropout inside a frozen part stays on, as `model.train()` sets it. Source: notebook 05, section "BatchNorm".
+    Dropout inside a frozen part stays on, as `model.train()` sets it, and so does BatchNorm without a weight
+    (affine=False), which no flag can freeze. Source: notebook 05, section "BatchNorm".
     """
     model.train()
     for module in model.modules():

@@ -1,5 +1,6 @@
 """One epoch, evaluation, and fit with early stopping and checkpoints. Source: notebooks 01 (loop) and 03 (resume)."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 
@@ -152,21 +153,16 @@ def _train_epoch(parts, loader, device, state, folder, save_every, stop) -> None
     """The steps of an epoch that are not done yet; `state` counts them."""
     if hasattr(loader.sampler, "set_epoch"):
         loader.sampler.set_epoch(state["epoch"], start=state["seen"])
-    try:
-        for loss_sum, correct, count in train_steps(parts.model, loader, parts.optimizer, device, parts.scaler):
-            state["step"] += 1
-            state["loss_sum"] += loss_sum
-            state["correct"] += correct
-            state["seen"] += count
-            if folder:
-                stop.check()
-                folder.check()
-            if save_every and state["step"] % save_every == 0:
-                folder.save(parts.checkpoint(state))
-    except RuntimeError:  # a worker of the loader ends when the same signal reaches it
-        if stop:
+    for loss_sum, correct, count in train_steps(parts.model, loader, parts.optimizer, device, parts.scaler):
+        state["step"] += 1
+        state["loss_sum"] += loss_sum
+        state["correct"] += correct
+        state["seen"] += count
+        if folder:
             stop.check()
-        raise
+            folder.check()
+        if save_every and state["step"] % save_every == 0:
+            folder.save(parts.checkpoint(state))
 
 
 def _end_epoch(state, val_loss, val_accuracy, scheduler, verbose) -> None:
@@ -183,7 +179,9 @@ def _end_epoch(state, val_loss, val_accuracy, scheduler, verbose) -> None:
     if verbose:
         print("  ".join(f"{key} {value:.4g}" for key, value in row.items()), flush=True)
     if scheduler:
-        scheduler.step()
+        with warnings.catch_warnings():  # resumed after the last step of an epoch, this process has made none yet
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            scheduler.step()
     state |= {"epoch": state["epoch"] + 1, "loss_sum": 0.0, "correct": 0, "seen": 0}
 
 
