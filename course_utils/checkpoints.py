@@ -15,10 +15,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from course_utils.durable import CheckpointError, explained, fsync_folder, whole_or_absent
+from course_utils.snapshots import copied
 
 
 def save_checkpoint(checkpoint: dict, path: str | Path) -> Path:
@@ -177,7 +177,7 @@ class CheckpointFolder:
             if self._is_among_the_best(value, name):
                 names.insert(0, name)  # first: killed between the two, the step is repeated and both are written again
         if self._thread:
-            self._copy = _copied(checkpoint, self._copy)
+            self._copy = copied(checkpoint, self._copy, self._thread)
             self._writing = self._thread.submit(self._write, self._copy, names)
         else:
             self._write(checkpoint, names)
@@ -282,25 +282,6 @@ def _copy_compared(source: Path, target: Path) -> None:
         copy.flush()
         if not filecmp.cmp(source, copy.name, shallow=False):
             raise CheckpointError(f"{target} does not hold the bytes of {source}. Look at the disk.")
-
-
-def _copied(value, old):
-    """Tensors copied to the CPU, into those of `old` where they fit; dicts and lists as new ones."""
-    if isinstance(value, torch.Tensor):
-        fits = isinstance(old, torch.Tensor) and (old.shape, old.dtype) == (value.shape, value.dtype)
-        if not fits:
-            return value.detach().to("cpu", copy=True)
-        try:  # in one thread, which fills the memory as fast: torch takes all cores, and waits for a busy one each time
-            np.copyto(old.numpy(), value.detach().numpy())
-        except (TypeError, RuntimeError):  # on another device, or of a type that NumPy does not know
-            old.copy_(value.detach())
-        return old
-    if isinstance(value, dict):
-        return {key: _copied(item, old.get(key) if isinstance(old, dict) else None) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        pairs = zip(value, old if isinstance(old, (list, tuple)) and len(old) == len(value) else [None] * len(value))
-        return type(value)(_copied(item, before) for item, before in pairs)
-    return value
 
 
 def _step(path: Path) -> int:
