@@ -101,12 +101,15 @@ class CatsAndDogs(Dataset):
         self.transform = transform
         self.augment = augment
         self.seed = seed
+        self.pictures: list[Image.Image] | None = None  # see `decoded`
 
     def __len__(self) -> int:
         return len(self.files)
 
     def image(self, index: int) -> Image.Image:
         """The picture itself, RGB, whatever the file's own mode."""
+        if self.pictures is not None:
+            return self.pictures[index]
         with Image.open(self.files[index]) as picture:
             return picture.convert("RGB")
 
@@ -134,6 +137,25 @@ class CatsAndDogs(Dataset):
     def with_transform(self, transform: Callable) -> "CatsAndDogs":
         """The same images under another transform: each pretrained model brings its own."""
         return CatsAndDogs(self.files, transform, self.augment, self.seed)
+
+    def decoded(self) -> "CatsAndDogs":
+        """The same images, decoded once and kept in memory as 8-bit RGB: 3 bytes a pixel, 100 kB for 180 x 180.
+
+        Worth it when you look at them for several epochs. Augmentation and transform stay what they were.
+        """
+        copy = CatsAndDogs(self.files, self.transform, self.augment, self.seed)
+        copy.pictures = [self.image(index) for index in range(len(self))]
+        return copy
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over what the images are made of: files, labels, transform, augmentation, seed.
+
+        A transform is known by its repr. One that shows an address, such as a lambda, is another one in each process.
+        """
+        digest = hashlib.sha256(repr((self.transform, self.augment, self.seed, self.labels)).encode())
+        for file in self.files:
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+        return digest.hexdigest()
 
 
 def load_datasets(
@@ -200,6 +222,7 @@ def make_loader(
         sampler=EpochSampler(len(dataset), seed) if shuffle else None,
         drop_last=shuffle,
         num_workers=workers,
+        pin_memory=torch.cuda.is_available(),  # a GPU copies from such memory while the CPU goes on
         worker_init_fn=_leave_signals_to_the_main_process,
         generator=torch.Generator().manual_seed(seed),  # or each epoch draws a number from the RNG that dropout uses
     )

@@ -30,7 +30,7 @@ def train_steps(
     """
     train_mode(model)
     for images, labels in loader:
-        images, labels = images.to(device), labels.to(device)
+        images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         with torch.autocast(images.device.type, enabled=scaler is not None):
             logits = model(images)
             loss = F.cross_entropy(logits, labels)
@@ -61,7 +61,7 @@ def evaluate(model: nn.Module, loader: DataLoader, device: torch.device | str = 
     model.eval()
     loss_sum, correct, count = 0.0, 0, 0
     for images, labels in loader:
-        images, labels = images.to(device), labels.to(device)
+        images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         logits = model(images)
         loss_sum += F.cross_entropy(logits, labels, reduction="sum").item()
         correct += int((logits.argmax(1) == labels).sum())

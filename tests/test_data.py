@@ -174,3 +174,28 @@ def test_fewer_photos_are_the_first_of_more_in_the_order_of_the_archive(monkeypa
     monkeypatch.setattr(data, "fetch_photos", fetch)
     files = data.find_images(per_class=2, source="photos")
     assert [str(file.relative_to(tmp_path / "photos")) for file in files] == [names[0], names[1], names[4], names[5]]
+
+
+def test_decoded_images_are_the_same_and_read_no_file_again(drawn, monkeypatch):
+    train = drawn[0].take(4)
+    kept = train.decoded()
+    before = [train[0][0], train[(1, 3)][0]]
+    monkeypatch.setattr(data.Image, "open", lambda _: pytest.fail("a file was opened"))
+    assert all(torch.equal(a, b) for a, b in zip(before, [kept[0][0], kept[(1, 3)][0]]))
+
+
+def test_a_fingerprint_changes_with_files_transform_augmentation_and_seed(drawn, tmp_path):
+    train = drawn[0].take(4)
+    file = tmp_path / "Cat" / "0.png"
+    file.parent.mkdir()
+    file.write_bytes(train.files[0].read_bytes())
+    same = CatsAndDogs([file, *train.files[1:]], train.transform, AUGMENT)
+    assert same.fingerprint() == train.fingerprint() == train.decoded().fingerprint()
+    others = [
+        train.take(2),
+        train.with_transform(v2.Resize((32, 32))),
+        CatsAndDogs(train.files, train.transform, None),
+        CatsAndDogs(train.files, train.transform, AUGMENT, seed=1),
+    ]
+    file.write_bytes(train.files[1].read_bytes())
+    assert len({dataset.fingerprint() for dataset in [train, same, *others]}) == 6

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 
 from course_utils import runtime
@@ -31,6 +32,15 @@ def test_the_same_seed_gives_the_same_numbers_in_all_three_generators():
         return random.random(), np.random.rand(), torch.rand(1).item()
 
     assert numbers() == numbers()
+
+
+@pytest.mark.parametrize("factor, expected", [(0.5, torch.bfloat16), (0.9, None), (10, None)])
+def test_bfloat16_is_chosen_where_it_is_measured_to_be_faster(monkeypatch, factor, expected):
+    speed = {torch.float32: 1.0, torch.bfloat16: factor}
+    monkeypatch.setattr(runtime, "_seconds_of_a_convolution", speed.get)
+    runtime.fast_dtype.cache_clear()
+    assert runtime.fast_dtype("cpu") is expected
+    runtime.fast_dtype.cache_clear()
 
 
 def test_drive_is_none_outside_colab():
