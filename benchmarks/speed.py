@@ -1,0 +1,297 @@
+"""How fast the course's ways are, as ratios within one run. `make bench` prints one Markdown table and exits with 0.
+
+The images are those of COURSE_DATA (photos if they are at hand, else drawn), at 128 x 128 pixels; the backbone is
+EfficientNet-Lite0. Two ways that are compared take turns, and the fastest run of each counts: what else the machine
+does makes a run slower, never faster. Nothing is asserted: speed depends on the machine.
+
+"The tutorial's manner" is the loop of https://docs.pytorch.org/tutorials/beginner/transfer_learning_tutorial.html: a
+DataLoader with 4 workers that opens, crops and flips each file anew in each epoch, float32, training and validation in
+turn. Its batches of 4 are 32 here, which is kinder to it.
+
+Usage: python benchmarks/speed.py [ROW …], where a row is the name of a function below (default: all of them).
+"""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+from torchvision.transforms import v2
+
+from course_utils.checkpoints import CheckpointFolder
+from course_utils.data import AUGMENT, load_datasets, make_loader
+from course_utils.freezing import cache_features
+from course_utils.models import EfficientNet_Lite0_Weights, SmallCNN, efficientnet_lite0, replace_head
+from course_utils.runtime import fast_dtype, get_device, seed_everything
+from course_utils.training import evaluate, fit, train_one_epoch
+
+ROOT = Path(__file__).resolve().parent.parent
+WEIGHTS = EfficientNet_Lite0_Weights.IMAGENET1K_V1
+TRANSFORM = WEIGHTS.transforms(crop_size=128, resize_size=128)
+TUTORIAL = v2.Compose([v2.RandomResizedCrop(128), v2.RandomHorizontalFlip(), TRANSFORM])
+TRAIN, VAL, TEST, EPOCHS = 160, 40, 360, 25
+
+
+def all_images():
+    with redirect_stdout(sys.stderr):  # which images they are is said there; the table goes to stdout
+        return load_datasets(TRANSFORM, per_class=1000, augment=AUGMENT)
+
+
+def images():
+    """TRAIN, VAL and TEST images; the last are for the accuracy only, outside of every measurement."""
+    train, val, test = all_images()
+    return train.take(TRAIN), val.take(VAL), test.take(TEST)
+
+
+def pretrained() -> nn.Module:
+    seed_everything(0)
+    return replace_head(efficientnet_lite0(weights=WEIGHTS), 2)
+
+
+def seconds(action) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def fastest(rounds: int, *actions) -> list[float]:
+    """The fastest run of each action, in seconds. They take turns."""
+    times = [[seconds(action) for action in actions] for _ in range(rounds)]
+    return [min(column) for column in zip(*times)]
+
+
+def row(what: str, against: str, ratio: float, bar: str, met: bool, note: str) -> None:
+    print(f"| {what} | {against} | {ratio:.2f} | {bar} | {'yes' if met else '**no**'} | {note} |", flush=True)
+
+
+# --- the head of a frozen backbone -----------------------------------------------------------------------------------
+
+
+def train_as_the_tutorial(model, train, val, epochs=EPOCHS, frozen=True) -> nn.Module:
+    loaders = [
+        DataLoader(dataset, batch_size=32, shuffle=True, num_workers=4)
+        for dataset in (train.with_transform(TUTORIAL), val)
+    ]
+    for parameter in model.features.parameters():
+        parameter.requires_grad = not frozen
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3 if frozen else 1e-4)
+    for _ in range(epochs):
+        for phase, loader in enumerate(loaders):
+            model.train(phase == 0)
+            for batch, labels in loader:
+                optimizer.zero_grad()
+                with torch.set_grad_enabled(phase == 0):
+                    loss = F.cross_entropy(model(batch), labels)
+                if phase == 0:
+                    loss.backward()
+                    optimizer.step()
+                loss.item()
+    return model
+
+
+def train_the_head(model, train, val) -> nn.Module:
+    """Features once, then as many epochs and updates on them, and the validation of each epoch."""
+    backbone = nn.Sequential(model.features, model.avgpool)
+    loaders = [
+        DataLoader(cache_features(backbone, dataset), batch_size=32, shuffle=shuffle)
+        for dataset, shuffle in ((train, True), (val, False))
+    ]
+    optimizer = torch.optim.AdamW(model.classifier.parameters(), lr=1e-3)
+    for _ in range(EPOCHS):
+        train_one_epoch(model.classifier, loaders[0], optimizer)
+        evaluate(model.classifier, loaders[1])
+    return model
+
+
+def head() -> None:
+    train, val, test = images()
+    models = [pretrained(), pretrained()]
+    tutorial = seconds(lambda: train_as_the_tutorial(models[0], train, val))
+    decoded = torch.stack([image for dataset in (train, val) for image, _ in dataset])
+    dtype = fast_dtype("cpu")
+    reference = nn.Sequential(efficientnet_lite0(weights=WEIGHTS).features, nn.AdaptiveAvgPool2d(1)).eval()
+    reference.to(dtype=dtype, memory_format=torch.channels_last)
+    batches = decoded.to(dtype=dtype, memory_format=torch.channels_last).split(32)
+
+    def one_pass():
+        with torch.inference_mode():
+            for batch in batches:
+                reference(batch)
+
+    ours, forward = fastest(3, lambda: train_the_head(models[1], train, val), one_pass)
+    models[1] = train_the_head(pretrained(), train, val)
+    accuracies = [evaluate(model, make_loader(test))[1] for model in models]
+    note = f"{tutorial:.1f} s, {ours:.2f} s; accuracy on {TEST} others {accuracies[0]:.1%}, {accuracies[1]:.1%}"
+    within = accuracies[1] >= accuracies[0] - 0.01
+    what = f"{EPOCHS} epochs of a frozen backbone's head, {TRAIN} + {VAL} files to a validated head"
+    row(what, "the tutorial's manner", tutorial / ours, "≥ 60 × less time", tutorial / ours >= 60 and within, note)
+    name = "bfloat16" if dtype else "float32 (no fast bfloat16 here)"
+    row("the same", f"one {name}, channels_last pass, decoded", ours / forward, "≤ 2", ours <= 2 * forward,
+        f"{ours:.2f} s, {forward:.2f} s")  # fmt: skip
+
+
+# --- full fine-tuning ------------------------------------------------------------------------------------------------
+
+
+def finetuning() -> None:
+    train, val, _ = images()
+    models = [pretrained() for _ in range(3)]
+    models[1].to(memory_format=torch.channels_last)
+    models[2].to(memory_format=torch.channels_last)
+
+    def tutorial():
+        train_as_the_tutorial(models[0], train, val, epochs=1, frozen=False)
+
+    def ours(model, autocast=False):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            train_one_epoch(model, make_loader(train.decoded(), shuffle=True), optimizer)
+            evaluate(model, make_loader(val.decoded()))
+
+    plain, fast, in_16_bits = fastest(3, tutorial, lambda: ours(models[1]), lambda: ours(models[2], True))
+    note = f"{plain:.2f} s, {fast:.2f} s; the same under bfloat16 autocast {in_16_bits:.2f} s"
+    what = f"one epoch of full fine-tuning, {TRAIN // 32} updates of 32 images, and its validation"
+    row(what, "the tutorial's manner", plain / fast, "≥ 1.3 × less time", plain / fast >= 1.3, note)
+
+
+# --- input -----------------------------------------------------------------------------------------------------------
+
+
+def decode(file: Path) -> None:
+    with Image.open(file) as picture:
+        picture.convert("RGB")
+
+
+def pipeline() -> None:
+    train, _, _ = all_images()
+    loader = make_loader(train, shuffle=True, workers=2)
+    from_memory = make_loader(train.decoded(), shuffle=True, workers=2)
+    with multiprocessing.Pool(2) as pool:
+        first, later, alone = fastest(
+            3,
+            lambda: [None for _ in loader],
+            lambda: [None for _ in from_memory],
+            lambda: pool.map(decode, train.files, chunksize=32),
+        )
+    each = 1000 / len(train)
+    note = f"{first * each:.2f}, {alone * each:.2f} ms an image; {later * each:.2f} ms when decoded before"
+    row("decode, crop, flip, resize, normalise, collate; 2 workers", "PIL decoding alone, 2 processes", first / alone,
+        "≤ 1.3", first <= 1.3 * alone, note)  # fmt: skip
+
+
+# --- the loop --------------------------------------------------------------------------------------------------------
+
+
+def loop() -> None:
+    seed_everything(0)
+    dataset = TensorDataset(torch.randn(1280, 3, 64, 64), torch.randint(2, (1280,)))
+    few = TensorDataset(*dataset[:64])
+
+    def model_and_optimizer():
+        model = SmallCNN()
+        return model, torch.optim.AdamW(model.parameters())
+
+    def bare():
+        model, optimizer = model_and_optimizer()
+        model.train()
+        for batch, labels in DataLoader(dataset, batch_size=32, shuffle=True):
+            loss = F.cross_entropy(model(batch), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        model.eval()
+        with torch.no_grad():
+            for batch, labels in DataLoader(few, batch_size=32):
+                F.cross_entropy(model(batch), labels)
+
+    def ours():
+        with tempfile.TemporaryDirectory(dir=ROOT) as place:
+            loaders = DataLoader(dataset, batch_size=32, shuffle=True), DataLoader(few, batch_size=32)
+            fit(*model_and_optimizer(), *loaders, epochs=1, folder=CheckpointFolder(Path(place)))
+
+    fit_seconds, bare_seconds = fastest(15, ours, bare)
+    note = f"an epoch of 40 steps with one checkpoint at its end: {fit_seconds:.3f} s, {bare_seconds:.3f} s"
+    ratio = fit_seconds / bare_seconds
+    row("`fit` with metrics, history and checkpoints", "a bare loop", ratio, "≤ 1.02", ratio <= 1.02, note)
+
+
+# --- the notebooks ---------------------------------------------------------------------------------------------------
+
+
+def notebooks() -> None:
+    """Strict nbval of all of them, two at a time, as `make test-notebooks` does it."""
+    from nbclient import NotebookClient
+    from nbformat.v4 import new_code_cell, new_notebook
+
+    os.environ |= {"COURSE_DATA": "drawn", "OMP_NUM_THREADS": "1"}
+    paths = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+    def start_ups():
+        for _ in paths:
+            NotebookClient(new_notebook(cells=[new_code_cell("import torch, torchvision")])).execute()
+
+    command = f"{sys.executable} -m pytest -q --nbval notebooks -p no:cacheprovider -n 2 --dist loadscope"
+    start_up = seconds(start_ups)
+    nbval = seconds(lambda: subprocess.run(command.split(), cwd=ROOT, check=True, stdout=subprocess.DEVNULL))
+    note = f"{nbval:.0f} s, {start_up:.1f} s"
+    row("strict nbval of all notebooks", "start-ups and `import torch, torchvision`", nbval / start_up, "≤ 3",
+        nbval <= 3 * start_up, note)  # fmt: skip
+
+
+def growth() -> None:
+    """How time and memory grow with the number of images: see growth.py."""
+    subprocess.run([sys.executable, ROOT / "benchmarks" / "growth.py"], check=True)
+
+
+def gpu() -> None:
+    """Images a second of frozen, head-only and full training, against the backbone's own forward pass on the GPU."""
+    if get_device().type != "cuda":
+        print("\nGPU: not measured, there is none here.")
+        return
+    train = all_images()[0].with_transform(WEIGHTS.transforms())
+    batches = torch.randn(8, 128, 3, 224, 224, device="cuda").to(torch.bfloat16)
+    labels = torch.zeros(128, dtype=torch.long, device="cuda")
+    model = pretrained().to("cuda", memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+
+    def forward():
+        with torch.inference_mode(), torch.autocast("cuda", fast_dtype("cuda")):
+            for batch in batches:
+                model.features(batch.contiguous(memory_format=torch.channels_last))
+        torch.cuda.synchronize()
+
+    def full():
+        for batch in batches:
+            with torch.autocast("cuda", fast_dtype("cuda")):
+                loss = F.cross_entropy(model(batch.contiguous(memory_format=torch.channels_last)), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        torch.cuda.synchronize()
+
+    def cached():
+        cache_features(nn.Sequential(model.features, model.avgpool), train.decoded(), "cuda")
+
+    times = fastest(3, forward, full, cached)
+    speeds = [count / each for count, each in zip((1024, 1024, len(train)), times)]
+    print(
+        f"\nGPU {torch.cuda.get_device_name()}: forward {speeds[0]:,.0f}, full training {speeds[1]:,.0f}, "
+        f"features of decoded images {speeds[2]:,.0f} images/s at 224 px."
+    )
+
+
+ROWS = {function.__name__: function for function in (head, finetuning, pipeline, loop, notebooks, growth, gpu)}
+
+if __name__ == "__main__":
+    print("| what | against | ratio | bar | met | measured |\n|---|---|---:|---|---|---|", flush=True)
+    for name in sys.argv[1:] or ROWS:
+        ROWS[name]()
