@@ -91,7 +91,10 @@ def run(folder, *command):
     for line in process.stdout:
         print(line, end="", file=sys.stderr, flush=True)
         said += line
-    if process.wait():
+    status = process.wait()
+    if status < 0:
+        sys.exit(f"Ended from outside by signal {-status}, perhaps for want of memory: close other programs, {AGAIN}")
+    if status:
         sys.exit(answer(said, folder))
 
 
