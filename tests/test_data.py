@@ -174,3 +174,10 @@ def test_fewer_photos_are_the_first_of_more_in_the_order_of_the_archive(monkeypa
     monkeypatch.setattr(data, "fetch_photos", fetch)
     files = data.find_images(per_class=2, source="photos")
     assert [str(file.relative_to(tmp_path / "photos")) for file in files] == [names[0], names[1], names[4], names[5]]
+
+
+def test_a_folder_that_cannot_hold_drawn_images_is_named_with_a_way_out(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("COURSE_DATA_DIR", str(tmp_path / "file"))
+    with pytest.raises(ArchiveError, match="Could not write .*file.*set COURSE_DATA_DIR to another folder"):
+        data.find_images(1, source="drawn")
