@@ -19,7 +19,7 @@ test: lint $(VENV)/ready    ## every test, the notebooks included
 test-notebooks: drawn       ## run the notebooks and compare what they print
 	$(COMPARED) $(NBVAL)
 
-test-floors:                ## every test with the oldest versions that requirements.txt allows (Python 3.11 or 3.12)
+test-floors:                ## every test with the oldest versions that requirements.txt allows (Python 3.11, 3.12)
 	$(MAKE) test VENV=.venv-floors VERSIONS=--floors
 
 test-other-cpu: drawn       ## the same comparison, as on a CPU without AVX-512

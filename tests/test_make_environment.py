@@ -79,9 +79,10 @@ def test_an_install_that_is_killed_from_outside_is_named_so(tmp_path):
         make_environment.run(str(tmp_path), "sh", "-c", "kill -9 $$")
 
 
-def test_an_old_python_reads_far_enough_to_say_that_it_is_too_old(monkeypatch):
+def test_an_old_python_reads_far_enough_to_say_that_it_is_too_old(monkeypatch, tmp_path):
     ast.parse(SCRIPT.read_text(encoding="utf-8"), feature_version=(3, 6))
     monkeypatch.setattr(sys, "version_info", (3, 10, 13))
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(tmp_path)])
     with pytest.raises(SystemExit, match=r"Python 3.11 or newer is needed, and this is 3.10: install one"):
         runpy.run_path(str(SCRIPT), run_name="__main__")
 
