@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 COMPARED = COURSE_DATA=drawn OMP_NUM_THREADS=1
 NBVAL = $(BIN)/python -m pytest --nbval notebooks -p no:cacheprovider -n 2 --dist loadscope --nbval-cell-timeout 300
 
-.PHONY: lab test benchmark test-floors test-notebooks test-other-cpu test-two-threads notebooks badges lint faults
+.PHONY: lab test benchmark test-floors test-gpu test-notebooks test-other-cpu test-two-threads notebooks badges lint faults
 
 lab: $(VENV)/ready          ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. notebooks
@@ -21,6 +21,9 @@ test-notebooks: drawn       ## run the notebooks and compare what they print
 
 test-floors:                ## every test with the oldest versions that requirements.txt allows (Python 3.11, 3.12)
 	$(MAKE) test VENV=.venv-floors VERSIONS=--floors
+
+test-gpu: drawn             ## on a machine with a GPU: training, resuming and every notebook on it
+	$(BIN)/python -m pytest tests/test_gpu.py
 
 test-other-cpu: drawn       ## the same comparison, as on a CPU without AVX-512
 	$(COMPARED) ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(NBVAL)
