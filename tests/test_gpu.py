@@ -99,7 +99,7 @@ def test_the_random_numbers_of_the_gpu_are_in_a_checkpoint():
 
 
 @pytest.mark.parametrize("first, second", [("cuda", "cpu"), ("cpu", "cuda")])
-def test_a_checkpoint_goes_on_on_the_other_device(datasets, tmp_path, first, second):
+def test_a_checkpoint_goes_on_on_the_other_device(datasets, tmp_path, deterministic, first, second):
     straight, history = train(datasets, first)
     with pytest.raises(PowerCut):
         train(datasets, first, CheckpointFolder(tmp_path), 9, save_every=1)
