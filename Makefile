@@ -52,7 +52,7 @@ drawn: $(VENV)/ready
 	@$(COMPARED) $(BIN)/python -c "from course_utils.data import find_images; find_images()"
 
 # An environment that was moved, or whose Python is gone, is not ready whatever its date.
-ifneq ($(shell $(BIN)/python -P -c 'import course_utils' 2>&1),)
+ifneq ($(shell { $(BIN)/python -P -c 'import course_utils'; } >/dev/null 2>&1 || echo broken),)
 .PHONY: $(VENV)/ready
 endif
 $(VENV)/ready: requirements.txt pyproject.toml

@@ -176,22 +176,22 @@ def test_the_floors_are_the_oldest_versions_that_requirements_txt_allows(monkeyp
     assert "torch==2.9 " in floors and ">=" not in floors
 
 
-def last_line_of_make(*arguments, **environment):
-    """What stands above make's own last line."""
+def words_of_make(*arguments, **environment):
+    """The lines of a failing make that are not its own."""
     command = ["make", "-C", str(ROOT), *arguments]
     run = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
     assert run.returncode
-    return [line for line in run.stderr.splitlines() if not line.startswith("make")][-1]
+    return [line for line in run.stderr.splitlines() if not line.startswith("make")]
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_lab_without_python_says_so(tmp_path):
-    line = last_line_of_make("lab", f"VENV={tmp_path}/venv", "PYTHON=no-such-python")
+    [line] = words_of_make("lab", f"VENV={tmp_path}/venv", "PYTHON=no-such-python")
     assert line.startswith("There is no no-such-python: install Python 3.11 or newer")
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_lab_offline_says_so_whatever_pip_says_before(tmp_path):
     offline = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_CONFIG_FILE": os.devnull, "PIP_RETRIES": "1"}
-    line = last_line_of_make("lab", f"VENV={tmp_path}/venv", f"PYTHON={sys.executable}", **offline, PIP_FIND_LINKS="")
-    assert line.startswith("The package index does not answer: connect to the network")
+    lines = words_of_make("lab", f"VENV={tmp_path}/venv", f"PYTHON={sys.executable}", **offline, PIP_FIND_LINKS="")
+    assert lines[-1].startswith("The package index does not answer: connect to the network")
