@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 COMPARED = COURSE_DATA=drawn OMP_NUM_THREADS=1
 NBVAL = $(BIN)/python -m pytest --nbval notebooks -p no:cacheprovider -n 2 --dist loadscope --nbval-cell-timeout 300
 
-.PHONY: lab test benchmark test-notebooks test-other-cpu test-two-threads notebooks badges lint faults
+.PHONY: lab test benchmark test-floors test-gpu test-notebooks test-other-cpu test-two-threads notebooks badges lint faults
 
 lab: $(VENV)/ready          ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. notebooks
@@ -18,6 +18,12 @@ test: lint $(VENV)/ready    ## every test, the notebooks included
 
 test-notebooks: drawn       ## run the notebooks and compare what they print
 	$(COMPARED) $(NBVAL)
+
+test-floors:                ## every test with the oldest versions that requirements.txt allows (Python 3.11, 3.12)
+	$(MAKE) test VENV=.venv-floors VERSIONS=--floors
+
+test-gpu: drawn             ## on a machine with a GPU: training, resuming and every notebook on it
+	$(BIN)/python -m pytest tests/test_gpu.py
 
 test-other-cpu: drawn       ## the same comparison, as on a CPU without AVX-512
 	$(COMPARED) ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(NBVAL)
@@ -45,8 +51,10 @@ lint: $(VENV)/ready
 drawn: $(VENV)/ready
 	@$(COMPARED) $(BIN)/python -c "from course_utils.data import find_images; find_images()"
 
+# An environment that was moved, or whose Python is gone, is not ready whatever its date.
+ifneq ($(shell { $(BIN)/python -P -c 'import course_utils'; } >/dev/null 2>&1 || echo broken),)
+.PHONY: $(VENV)/ready
+endif
 $(VENV)/ready: requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ". Try: make $(MAKECMDGOALS) PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -e .
-	@touch $@
+	@$(PYTHON) -c '' 2>/dev/null || { echo "There is no $(PYTHON): install Python 3.11 or newer from python.org, or name yours: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) make_environment.py $(VENV) $(VERSIONS)

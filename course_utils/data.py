@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from course_utils.archive import CLASSES, ArchiveUnreachable, fetch_photos
 from course_utils.drawing import DRAWING_VERSION, draw
+from course_utils.remote import writing
 from course_utils.runtime import data_dir
 
 DRAWN_SEED = 0
@@ -33,7 +34,8 @@ def find_images(per_class: int = 500, source: str | None = None) -> list[Path]:
     source: "photos" (the real archive), "drawn" (drawn from a seed, no network), or "auto" (photos if they are on
     disk or the archive answers, else drawn). Default: the environment variable COURSE_DATA, else "auto".
     Returns the files, `…/Cat/…` first, then `…/Dog/…`; more images come after those that fewer images were.
-    Raises ValueError for another source, and ArchiveError when photos were asked for and cannot be had.
+    Raises ValueError for another source, and ArchiveError when photos were asked for and cannot be had, or when the
+    images cannot be written.
     """
     asked = source or os.environ.get("COURSE_DATA") or "auto"
     if asked not in ("auto", "photos", "drawn"):
@@ -68,13 +70,14 @@ def _draw_images(per_class: int) -> list[Path]:
     folder = data_dir() / "drawn" / f"version-{DRAWING_VERSION}"
     files = [folder / name / f"{number}.png" for name in CLASSES for number in range(per_class)]
     missing = [file for file in files if not file.exists()]
-    for name in CLASSES:
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    for file in tqdm(missing, desc="Drawing cats and dogs", delay=2, disable=not missing):
-        aside = file.with_name(f"{file.name}.{os.getpid()}.part")
-        index = 2 * int(file.stem) + CLASSES.index(file.parent.name)  # even: a cat, odd: a dog
-        draw(DRAWN_SEED, index).save(aside, format="PNG")
-        os.replace(aside, file)
+    with writing(folder):
+        for name in CLASSES:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        for file in tqdm(missing, desc="Drawing cats and dogs", delay=2, disable=not missing):
+            aside = file.with_name(f"{file.name}.{os.getpid()}.part")
+            index = 2 * int(file.stem) + CLASSES.index(file.parent.name)  # even: a cat, odd: a dog
+            draw(DRAWN_SEED, index).save(aside, format="PNG")
+            os.replace(aside, file)
     return files
 
 

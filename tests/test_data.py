@@ -199,3 +199,10 @@ def test_a_fingerprint_changes_with_files_transform_augmentation_and_seed(drawn,
     ]
     file.write_bytes(train.files[1].read_bytes())
     assert len({dataset.fingerprint() for dataset in [train, same, *others]}) == 6
+
+
+def test_a_folder_that_cannot_hold_drawn_images_is_named_with_a_way_out(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("COURSE_DATA_DIR", str(tmp_path / "file"))
+    with pytest.raises(ArchiveError, match="Could not write .*file.*set COURSE_DATA_DIR to another folder"):
+        data.find_images(1, source="drawn")

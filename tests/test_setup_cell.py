@@ -1,5 +1,6 @@
 """The set-up cell of the notebooks: installs in Colab, leaves torch alone, says what to do when it cannot."""
 
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -9,42 +10,88 @@ from types import SimpleNamespace
 import nbformat
 import pytest
 
-NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks" / "01_saving_models.ipynb"
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = nbformat.read(ROOT / "notebooks" / "01_saving_models.ipynb", as_version=4).cells[2].source
+CLONE = "× git clone --filter=blob:none --quiet https://github.com/your_name/save-load-freeze /tmp/x did not run"
+UNABLE = f"{CLONE}\nfatal: unable to access 'https://github.com/your_name/save-load-freeze/': "
+RETRY = (
+    "WARNING: Retrying (Retry(total=0, connect=None, read=None, redirect=None, status=None)) after connection broken by"
+)
 
 
 @pytest.fixture
 def run_cell(monkeypatch):
-    """Run the cell with a pip that answers `returncode`; returns the pip commands."""
-    source = nbformat.read(NOTEBOOK, as_version=4).cells[2].source
+    """Run the cell with a pip that answers `returncode` and says `stderr`; returns the pip commands."""
 
-    def run(returncode=0):
+    def run(returncode=0, stderr=""):
         commands = []
 
         def pip(command, **_):
             commands.append(command)
-            return SimpleNamespace(returncode=returncode)
+            return SimpleNamespace(returncode=returncode, stderr=stderr)
 
         monkeypatch.setattr(subprocess, "run", pip)
-        exec(source, {})
+        exec(SOURCE, {})
         return commands
 
     return run
 
 
-def test_outside_colab_it_does_nothing(run_cell):
-    assert run_cell() == []
-
-
-def test_in_colab_it_installs_the_package_and_pins_torch_to_what_is_there(run_cell, monkeypatch):
+@pytest.fixture
+def colab(monkeypatch):
     monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace())
+
+
+def test_outside_colab_it_installs_nothing_and_says_nothing(run_cell, capsys):
+    assert run_cell() == []
+    assert capsys.readouterr() == ("", "")
+
+
+def test_in_colab_it_installs_the_package_and_pins_torch_to_what_is_there(run_cell, colab, capsys):
     [command] = run_cell()
     assert command[:4] == [sys.executable, "-m", "pip", "install"]
     assert {f"torch=={version('torch')}", f"torchvision=={version('torchvision')}"} < set(command)
     assert any(argument.startswith("git+https://github.com/") for argument in command)
     assert not {"-e", "--editable", "-U", "--upgrade"} & set(command)
+    assert capsys.readouterr() == ("", "")
 
 
-def test_when_the_install_fails_it_says_what_to_look_at(run_cell, monkeypatch):
-    monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace())
-    with pytest.raises(RuntimeError, match="Is the network on, and is the address right"):
-        run_cell(returncode=1)
+@pytest.mark.parametrize(
+    "stderr, answer",  # what pip 23.2 and git 2.39 said when each was provoked
+    [
+        ("ERROR: Cannot find command 'git' - do you have 'git' installed and in your PATH?", "Git is missing"),
+        (f"{UNABLE}Could not resolve host: github.com", "There is no network"),
+        (f"{UNABLE}Failed to connect to github.com port 443 after 2 ms: Couldn't connect to server", "no network"),
+        (f"{RETRY} 'NewConnectionError('<…>: [Errno -3] Temporary failure in name resolution')'", "no network"),
+        (f"{UNABLE}Failed to connect to 127.0.0.1 port 9 after 0 ms: Couldn't connect to server", "The proxy refuses"),
+        (f"{UNABLE}CONNECT tunnel failed, response 407", "The proxy refuses"),
+        (f"{UNABLE}Could not resolve proxy: no.such.proxy", "The proxy refuses"),
+        (f"{RETRY} 'ProxyError('Cannot connect to proxy.', NewConnectionError('…'))'", "The proxy refuses"),
+        (f"{CLONE}\nfatal: write error: No space left on device", "The disk is full"),
+        (f"{CLONE}\nerror: unable to write file tests/test_data.py\nfatal: unable to checkout", "The disk is full"),
+        ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "The disk is full"),
+        (f"{CLONE}\nfatal: could not read Username for 'https://github.com': No such device", r"Nothing is at git\+"),
+        (f"{CLONE}\nfatal: repository 'https://github.com/your_name/…/' not found", r"Nothing is at git\+"),
+    ],
+)
+def test_in_colab_each_failure_has_its_answer(run_cell, colab, stderr, answer):
+    with pytest.raises(RuntimeError, match=answer) as failure:
+        run_cell(1, stderr)
+    assert "\n" not in str(failure.value) and str(failure.value).endswith(" this again.")
+
+
+def test_in_colab_another_failure_shows_what_pip_said(run_cell, colab):
+    said = "ERROR: Cannot install torch==2.8.0 and course-utils because these have conflicting dependencies."
+    with pytest.raises(RuntimeError, match="conflicting dependencies"):
+        run_cell(1, said)
+
+
+@pytest.mark.parametrize("at_hand, missing", [("", "course_utils"), (str(ROOT), "torch")])
+def test_outside_colab_a_kernel_without_the_packages_is_told_how_to_get_them(at_hand, missing):
+    bare = [sys.executable, "-S", "-c", SOURCE]  # -S: a Python without installed packages
+    run = subprocess.run(bare, env={**os.environ, "PYTHONPATH": at_hand}, cwd="/", capture_output=True, text=True)
+    assert run.returncode == 1
+    last = run.stderr.strip().splitlines()[-1]
+    assert (
+        last.startswith(f"RuntimeError: No module named '{missing}'") and "`make lab`" in last and "pip install" in last
+    )
