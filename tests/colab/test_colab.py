@@ -14,12 +14,17 @@ from colab.machine import ROOT, Machine, NotPossibleHere, can_be_emulated, make_
 
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 ASKING_FOR_DRIVE = [path for path in PATHS if "drive_dir()" in path.read_text(encoding="utf-8")]
-SOFTWARE = """
+FOUND = """
 import IPython, ipykernel, sys
-from importlib.util import find_spec
-print(IPython.__version__, ipykernel.__version__, "google.colab" in sys.modules, find_spec("course_utils"))
+from importlib import metadata, util
+installed = {distribution.name.replace("-", "_") for distribution in metadata.distributions()}
+print(IPython.__version__, ipykernel.__version__, "google.colab" in sys.modules)
+print("course_utils" in installed, util.find_spec("course_utils"))
 """
-WHERE = "import course_utils, os; print(course_utils.__file__, os.getcwd(), os.path.ismount('/content/drive'))"
+LEFT = """
+import course_utils, os
+print(course_utils.__file__, os.getcwd(), os.path.exists("/content/drive/MyDrive"))
+"""
 
 pytestmark = pytest.mark.skipif(not can_be_emulated(), reason="a machine of its own needs Linux and `unshare --mount`")
 
@@ -70,11 +75,11 @@ def run_all(machine, path):
     notebook, expected = read(path)
     own = site_packages(machine.environment)
     nbformat.write(notebook, machine.content / path.name)
-    found, *cells, left = notebook.cells = [code(SOFTWARE), *notebook.cells, code(WHERE)]
+    found, *cells, left = notebook.cells = [code(FOUND), *notebook.cells, code(LEFT)]
     before = {entry.name for entry in own.iterdir()}
     machine.run(notebook)
 
-    assert said(found).split() == ["7.34.0", "6.17.1", "True", "None"]
+    assert said(found).split() == ["7.34.0", "6.17.1", "True", "False", "None"]
     new = {entry.name for entry in own.iterdir()} - before
     assert new == {"course_utils", "course_utils-0.1.0.dist-info"}, "torch and all the rest stay as they are"
     assert said(left).split() == [str(own / "course_utils" / "__init__.py"), "/content", "False"]
