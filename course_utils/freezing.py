@@ -97,12 +97,15 @@ def cache_features(
     images = [(view, index) for view in range(1, views + 1) for index in range(len(dataset))] or range(len(dataset))
     loader = DataLoader(dataset, batch_size=32, sampler=images, pin_memory=device.type == "cuda")
     fast, dtype = fast_copy(backbone).to(device), fast_dtype(device)
-    features, labels = [], []
+    labels = []
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
         for batch, its_labels in loader:
-            features.append(fast(batch.to(device, non_blocking=True)).flatten(1).float().cpu())
+            found = fast(batch.to(device, non_blocking=True)).flatten(1).float().cpu()
+            if not labels:  # room for all at once: joining them at the end would need the room twice
+                features = torch.empty(len(images), found.shape[1])
+            features[32 * len(labels) :][: len(found)] = found
             labels.append(its_labels)
-    features, labels = torch.cat(features), torch.cat(labels)
+    labels = torch.cat(labels)
     if file:
         save_checkpoint({"key": key, "features": features, "labels": labels}, file)
     return TensorDataset(features, labels)

@@ -1,0 +1,2 @@
+class MessageError(Exception):
+    """What Colab raises when the browser's answer is a refusal."""

@@ -1,0 +1,146 @@
+"""The notebooks in Colab, on emulated machines: with Drive, without it, and after a machine was lost.
+
+Outputs are not compared, because another IPython prints them. The set-up cell installs for real, which needs a network.
+"""
+
+import shutil
+import tomllib
+
+import nbformat
+import pytest
+from nbclient.exceptions import DeadKernelError
+
+from colab.machine import ROOT, Machine, NotPossibleHere, can_be_emulated, make_environment, site_packages, snapshot
+
+PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+ASKING_FOR_DRIVE = [path for path in PATHS if "drive_dir()" in path.read_text(encoding="utf-8")]
+FOUND = """
+import IPython, ipykernel, sys
+from importlib import metadata, util
+installed = {distribution.name.replace("-", "_") for distribution in metadata.distributions()}
+print(IPython.__version__, ipykernel.__version__, "google.colab" in sys.modules)
+print("course_utils" in installed, util.find_spec("course_utils"))
+"""
+LEFT = """
+import course_utils, os
+print(course_utils.__file__, os.getcwd(), os.path.exists("/content/drive/MyDrive"))
+"""
+
+pytestmark = pytest.mark.skipif(not can_be_emulated(), reason="a machine of its own needs Linux and `unshare --mount`")
+
+
+@pytest.fixture(scope="session")
+def new_machine(tmp_path_factory):
+    """Make a machine, with a folder as Drive or without."""
+    folder = tmp_path_factory.mktemp("colab")
+    try:
+        environment, repository = make_environment(folder), snapshot(folder)
+    except NotPossibleHere as reason:
+        pytest.skip(str(reason))
+    address = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+
+    def make(folder, drive=None):
+        return Machine(folder, environment, address, repository, drive)
+
+    return make
+
+
+@pytest.fixture
+def drive(tmp_path):
+    """The reader's Drive, which outlives the machines."""
+    (tmp_path / "drive" / "MyDrive").mkdir(parents=True)
+    return tmp_path / "drive"
+
+
+def read(path):
+    """The notebook, and the names of the errors that its saved outputs show, by cell."""
+    notebook = nbformat.read(path, as_version=4)
+    return notebook, {cell.id: errors(cell) for cell in notebook.cells if cell.cell_type == "code"}
+
+
+def errors(cell):
+    return [output.ename for output in cell.outputs if output.output_type == "error"]
+
+
+def code(source):
+    return nbformat.v4.new_code_cell(source)
+
+
+def said(cell):
+    return "".join(output.get("text", "") for output in cell.outputs)
+
+
+def run_all(machine, path):
+    """Run the notebook as a reader does, in the order of its cells, and look at the machine before and after."""
+    notebook, expected = read(path)
+    own = site_packages(machine.environment)
+    nbformat.write(notebook, machine.content / path.name)
+    found, *cells, left = notebook.cells = [code(FOUND), *notebook.cells, code(LEFT)]
+    before = {entry.name for entry in own.iterdir()}
+    machine.run(notebook)
+
+    assert said(found).split() == ["7.34.0", "6.17.1", "True", "False", "None"]
+    new = {entry.name for entry in own.iterdir()} - before
+    assert new == {"course_utils", "course_utils-0.1.0.dist-info"}, "torch and all the rest stay as they are"
+    assert said(left).split() == [str(own / "course_utils" / "__init__.py"), "/content", "False"]
+    assert {cell.id: errors(cell) for cell in cells if cell.cell_type == "code"} == expected
+    return "".join(said(cell) for cell in cells if cell.cell_type == "code")
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_it_runs_to_its_end_with_drive(path, new_machine, drive, tmp_path):
+    text = run_all(new_machine(tmp_path, drive), path)
+    kept = list(drive.glob("MyDrive/course_checkpoints/*/step_*.pt"))
+    assert ("Mounted at /content/drive" in text) == bool(kept) == (path in ASKING_FOR_DRIVE)
+
+
+@pytest.mark.parametrize("path", ASKING_FOR_DRIVE, ids=lambda path: path.stem)
+def test_it_runs_to_its_end_when_the_reader_refuses_drive(path, new_machine, tmp_path):
+    text = run_all(new_machine(tmp_path), path)
+    assert text.count("files stay on this machine and are lost with it.") == 1
+    assert "credential propagation was unsuccessful" in text
+
+
+def watched(epoch_of_death=None):
+    """A cell that counts the epochs that this machine trains, and takes the machine away in the middle of one."""
+    return f"""
+import os, signal
+from course_utils import training
+
+evaluate_quietly, epochs_here = training.evaluate, 0
+
+def evaluate_watched(*arguments):
+    global epochs_here
+    epochs_here += 1
+    if epochs_here == {epoch_of_death}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return evaluate_quietly(*arguments)
+
+training.evaluate = evaluate_watched
+"""
+
+
+TRAINING = 'history = fit_fresh("mine", 6, resume=True, mirror=drive_dir() / "mine")'
+WEIGHTS = """
+for name in ("mine", "never_stopped"):
+    print(weights_sha256(CheckpointFolder(saved / name).latest()["model_state_dict"]))
+print("epochs here:", epochs_here, "the same history:", history == never_stopped)
+"""
+
+
+def test_a_training_goes_on_after_its_machine_was_lost(new_machine, drive, tmp_path):
+    """The cells of notebook 03 up to its `fit_fresh`; then a training of 6 epochs, lost in the fourth."""
+    notebook, _ = read(ROOT / "notebooks" / "03_checkpoints.ipynb")
+    end = next(index for index, cell in enumerate(notebook.cells) if "def fit_fresh(" in cell.source) + 1
+
+    def run(name, *more):
+        notebook.cells = notebook.cells[:end] + [code(source) for source in more]
+        new_machine(tmp_path / name, drive).run(notebook)
+        return said(notebook.cells[-1]).split("\n")
+
+    with pytest.raises(DeadKernelError):
+        run("lost", watched(epoch_of_death=4), TRAINING, WEIGHTS)
+    shutil.rmtree(tmp_path / "lost")
+    resumed, straight, counted, _ = run("new", watched(), TRAINING, WEIGHTS)
+    assert resumed == straight and len(straight) == 64
+    assert counted == "epochs here: 3 the same history: True"
