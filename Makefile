@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 COMPARED = COURSE_DATA=drawn OMP_NUM_THREADS=1
 NBVAL = $(BIN)/python -m pytest --nbval notebooks -p no:cacheprovider -n 2 --dist loadscope --nbval-cell-timeout 300
 
-.PHONY: lab test benchmark test-notebooks test-other-cpu test-two-threads notebooks badges lint faults
+.PHONY: lab test benchmark test-notebooks test-browser test-other-cpu test-two-threads notebooks badges lint faults
 
 lab: $(VENV)/ready          ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. notebooks
@@ -24,6 +24,11 @@ test-other-cpu: drawn       ## the same comparison, as on a CPU without AVX-512
 
 test-two-threads: drawn     ## the same comparison with two threads
 	$(COMPARED) OMP_NUM_THREADS=2 $(NBVAL)
+
+# Playwright drives the browser; it is installed here because only these tests need it.
+test-browser: drawn         ## run the notebooks in JupyterLab in a real browser, if Chromium is there
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "playwright>=1.50"
+	$(BIN)/python -m pytest tests/browser
 
 faults: drawn               ## kill, damage and fill up for some minutes, and count what the checkpoints survived
 	PYTHONPATH=tests $(COMPARED) $(BIN)/python -W ignore::UserWarning -m faults
