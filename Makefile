@@ -7,7 +7,8 @@ BIN = $(VENV)/bin
 COMPARED = COURSE_DATA=drawn OMP_NUM_THREADS=1
 NBVAL = $(BIN)/python -m pytest --nbval notebooks -p no:cacheprovider -n 2 --dist loadscope --nbval-cell-timeout 300
 
-.PHONY: lab test benchmark test-floors test-gpu test-notebooks test-other-cpu test-two-threads notebooks badges lint faults
+.PHONY: lab test bench benchmark faults test-browser test-floors test-gpu test-notebooks test-other-cpu test-two-threads
+.PHONY: notebooks badges lint
 
 lab: $(VENV)/ready          ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. notebooks
@@ -31,6 +32,11 @@ test-other-cpu: drawn       ## the same comparison, as on a CPU without AVX-512
 test-two-threads: drawn     ## the same comparison with two threads
 	$(COMPARED) OMP_NUM_THREADS=2 $(NBVAL)
 
+# Playwright drives the browser; it is installed here because only these tests need it.
+test-browser: drawn         ## run the notebooks in JupyterLab in a real browser, if Chromium is there
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "playwright>=1.50"
+	$(BIN)/python -m pytest tests/browser
+
 faults: drawn               ## kill, damage and fill up for some minutes, and count what the checkpoints survived
 	PYTHONPATH=tests $(COMPARED) $(BIN)/python -W ignore::UserWarning -m faults
 
@@ -39,6 +45,9 @@ notebooks: drawn            ## run every notebook as the tests do and save its o
 
 benchmark: $(VENV)/ready    ## the time that saving and loading take, against the plain ways
 	$(BIN)/python benchmarks/checkpoints.py
+
+bench: drawn                ## how fast the course's ways are, against the tutorial's and against a bare minimum
+	$(BIN)/python benchmarks/speed.py
 
 badges:                     ## point every link at a fork: make badges REPO=owner/name
 	$(PYTHON) notebooks/maintain.py badges $(REPO)
