@@ -132,7 +132,7 @@ def test_new_heads_and_cached_features_are_where_they_are_wanted(datasets):
     model = replace_head(SmallCNN().to("cuda"), 5)
     assert devices(model.state_dict()) == {"cuda"}
     backbone = torch.nn.Sequential(model.features, model.avgpool)
-    features, labels = cache_features(backbone, make_loader(datasets[1]), "cuda").tensors
+    features, labels = cache_features(backbone, datasets[1], "cuda").tensors
     assert features.shape == (16, 128) and devices([features, labels]) == {"cpu"}
 
 
