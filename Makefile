@@ -14,7 +14,7 @@ lab: $(VENV)/ready          ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. notebooks
 
 test: lint $(VENV)/ready    ## every test, the notebooks included
-	$(COMPARED) $(BIN)/python -m pytest tests -n 2
+	$(COMPARED) $(BIN)/python -m pytest tests -n 2 --dist worksteal
 	$(MAKE) test-notebooks
 
 test-notebooks: drawn       ## run the notebooks and compare what they print
