@@ -233,6 +233,7 @@ def notebooks() -> None:
     from nbformat.v4 import new_code_cell, new_notebook
 
     os.environ |= {"COURSE_DATA": "drawn", "OMP_NUM_THREADS": "1"}
+    os.environ.pop("COURSE_DATA_DIR", None)  # `make bench` has drawn the images in the checkout's own folder
     paths = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
     def start_ups():

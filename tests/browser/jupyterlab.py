@@ -32,7 +32,7 @@ def copy_checkout(target: Path) -> Path:
     for folder in ("notebooks", "course_utils"):
         leave_out = shutil.ignore_patterns("saved", "__pycache__", ".ipynb_checkpoints")
         shutil.copytree(ROOT / folder, target / folder, ignore=leave_out)
-    for file in ("Makefile", "requirements.txt", "pyproject.toml"):
+    for file in ("Makefile", "make_environment.py", "requirements.txt", "pyproject.toml"):
         shutil.copy(ROOT / file, target / file)
     return target
 
