@@ -11,7 +11,7 @@ NBVAL = $(BIN)/python -m pytest --nbval notebooks -p no:cacheprovider -n 2 --dis
 .PHONY: notebooks badges lint
 
 lab: $(VENV)/ready          ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. notebooks
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
 
 test: lint $(VENV)/ready    ## every test, the notebooks included
 	$(COMPARED) $(BIN)/python -m pytest tests -n 2 --dist worksteal

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -38,19 +39,20 @@ def copy_checkout(target: Path) -> Path:
 
 
 @contextmanager
-def make_lab(checkout: Path, data: Path, log: Path) -> Iterator[str]:
-    """Run `make lab` in `checkout` on drawn images in `data`; give the address of JupyterLab, and end it afterwards.
+def make_lab(checkout: Path, data: Path, log: Path) -> Iterator[Callable[[str], str]]:
+    """Run `make lab` in `checkout` on drawn images in `data`; give the address of each notebook, and end it afterwards.
 
     A settings folder of its own keeps the reader's settings out, and JupyterLab from opening a browser by itself.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    address, token = f"http://127.0.0.1:{port}", secrets.token_hex(16)
     settings = checkout / "jupyter_settings"
     (settings / "labconfig").mkdir(parents=True)
     server = {"open_browser": False, "port": port, "port_retries": 0}
     (settings / "jupyter_server_config.json").write_text(
-        json.dumps({"ServerApp": server, "ExtensionApp": {"open_browser": False}, "IdentityProvider": {"token": ""}})
+        json.dumps({"ServerApp": server, "ExtensionApp": {"open_browser": False}, "IdentityProvider": {"token": token}})
     )
     no_news = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
     (settings / "labconfig" / "default_setting_overrides.json").write_text(json.dumps(no_news))
@@ -58,7 +60,7 @@ def make_lab(checkout: Path, data: Path, log: Path) -> Iterator[str]:
         "JUPYTER_CONFIG_DIR": str(settings),
         "PYTHONPATH": str(checkout),  # an installed course_utils is another checkout's
         "COURSE_DATA": "drawn",
-        "COURSE_DATA_DIR": str(data),
+        "COURSE_DATA_DIR": str(data.resolve()),
     }
     # This environment as it is: the copied requirements.txt is new to make, which would install everything again.
     command = ["make", "lab", f"VENV={sys.prefix}", f"--old-file={sys.prefix}/ready"]
@@ -67,7 +69,8 @@ def make_lab(checkout: Path, data: Path, log: Path) -> Iterator[str]:
             command, cwd=checkout, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
-        yield _answering(f"http://127.0.0.1:{port}", process, log)
+        _wait_for_answer(f"{address}/api", process, log)
+        yield lambda name: f"{address}/lab/tree/{name}?reset&token={token}"  # reset: an empty workspace
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)  # JupyterLab ends its kernels then
@@ -78,11 +81,11 @@ def make_lab(checkout: Path, data: Path, log: Path) -> Iterator[str]:
             raise
 
 
-def _answering(address: str, process: subprocess.Popen, log: Path, seconds: float = 60) -> str:
+def _wait_for_answer(address: str, process: subprocess.Popen, log: Path, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end and process.poll() is None:
-        with suppress(OSError), urllib.request.urlopen(f"{address}/api/status"):
-            return address
+        with suppress(OSError), urllib.request.urlopen(address):
+            return
         time.sleep(0.2)
     raise RuntimeError(f"`make lab` did not start JupyterLab within {seconds:.0f} s. It said:\n{log.read_text()}")
 
@@ -102,9 +105,9 @@ def open_page(folder: Path) -> Iterator[Page]:
             browser.close()
 
 
-def open_notebook(page: Page, address: str, name: str) -> None:
-    """Open a notebook in an empty workspace and wait for its kernel."""
-    page.goto(f"{address}/lab/tree/{name}?reset")
+def open_notebook(page: Page, address: str) -> None:
+    """Open a notebook and wait for its kernel."""
+    page.goto(address)
     page.wait_for_selector(IDLE, timeout=90_000)
     page.wait_for_timeout(1500)  # idle is shown a moment before the menus know the kernel
 

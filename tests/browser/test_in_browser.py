@@ -63,8 +63,8 @@ def test_run_all_shows_every_figure_and_only_the_expected_errors(path, checkout,
     first = path == PATHS[0]
     data = tmp_path / "data" if first else data_dir()  # the first one has to draw the images, under a progress bar
     bars, shown = [], {}
-    with make_lab(checkout, data, output / "jupyterlab.log") as address, open_page(output) as page:
-        open_notebook(page, address, path.name)
+    with make_lab(checkout, data, output / "jupyterlab.log") as address_of, open_page(output) as page:
+        open_notebook(page, address_of(path.name))
         choose(page, "Edit", "Clear Outputs of All Cells")
         choose(page, "Run", "Run All Cells")
         scroll_to_top(page)
@@ -126,8 +126,8 @@ def test_the_stop_button_saves_a_checkpoint_from_which_the_training_goes_on(work
     path = checkout / "notebooks" / "interrupted.ipynb"
     cells = [v4.new_code_cell(source) for source in (SET_UP.replace("WORKERS", str(workers)), TRAIN, RESUME)]
     nbformat.write(v4.new_notebook(cells=cells, metadata=nbformat.read(PATHS[0], as_version=4).metadata), path)
-    with make_lab(checkout, data_dir(), output / "jupyterlab.log") as address, open_page(output) as page:
-        open_notebook(page, address, path.name)
+    with make_lab(checkout, data_dir(), output / "jupyterlab.log") as address_of, open_page(output) as page:
+        open_notebook(page, address_of(path.name))
         choose(page, "Run", "Run All Cells")
         page.wait_for_selector(".jp-OutputArea-output:has-text('epoch 2')", timeout=120_000)
         press(page, "Interrupt the kernel")
