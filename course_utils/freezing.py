@@ -103,9 +103,9 @@ def cache_features(
             found = fast(batch.to(device, non_blocking=True)).flatten(1).float().cpu()
             if not labels:  # room for all at once: joining them at the end would need the room twice
                 features = torch.empty(len(images), found.shape[1])
-            features[32 * len(labels) :][: len(found)] = found
-            labels.append(its_labels)
-    labels = torch.cat(labels)
+            features[len(labels) :][: len(found)] = found
+            labels += its_labels.tolist()
+    labels = torch.tensor(labels)
     if file:
         save_checkpoint({"key": key, "features": features, "labels": labels}, file)
     return TensorDataset(features, labels)
