@@ -87,9 +87,11 @@ def cache_features(
     views: 0 for the images as they are; V for the augmented images of the epochs 1 to V instead, N = V x images.
     file: keep the features there. They are used again while weights, files, preprocessing, views and number format
     are what they were, and computed anew otherwise. A damaged file is refused with a warning, and written anew.
-    Raises ValueError for a file with a dataset that has no `fingerprint`. Source: notebook 05, section "One forward
-    pass is enough".
+    Raises ValueError for a dataset without images, for negative views, and for a file with a dataset that has no
+    `fingerprint`. Source: notebook 05, section "One forward pass is enough".
     """
+    if not len(dataset) or views < 0:
+        raise ValueError(f"{len(dataset)} images and views={views} give no features: take images, and views >= 0.")
     device = torch.device(device)
     key = _key(backbone, dataset, device, views) if file else None
     if file and Path(file).exists() and (kept := _kept_features(Path(file), key)):

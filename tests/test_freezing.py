@@ -171,3 +171,9 @@ def test_a_damaged_file_of_features_is_refused_and_written_anew(model, tmp_path)
 def test_a_file_needs_a_dataset_that_knows_its_images(model, tmp_path):
     with pytest.raises(ValueError, match="TensorDataset has no fingerprint"):
         cache_features(model[0], TensorDataset(IMAGES, torch.arange(6)), file=tmp_path / "features.pt")
+
+
+@pytest.mark.parametrize("images, views", [(0, 0), (6, -1)])
+def test_no_images_and_negative_views_are_refused(model, images, views):
+    with pytest.raises(ValueError, match=f"{images} images and views={views} give no features"):
+        cache_features(model[0], TensorDataset(IMAGES[:images], torch.arange(images)), views=views)
