@@ -1,10 +1,8 @@
 """Save atomically, verify, load safely, keep the best and the latest, fall back. Source: notebook 03."""
 
-import filecmp
 import hashlib
 import os
 import re
-import shutil
 import time
 import warnings
 import zipfile
@@ -17,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from course_utils.durable import CheckpointError, explained, fsync_folder, whole_or_absent
+from course_utils.durable import CheckpointError, copy_compared, explained, fsync_folder, whole_or_absent
 from course_utils.snapshots import copied
 
 
@@ -57,7 +55,7 @@ def load_checkpoint(path: str | Path) -> dict:
         raise CheckpointError(f"{path} does not exist. Look at the path, or train first.") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}. {cure}") from error
-    with file, ThreadPoolExecutor(2) as pool:  # more threads only wait for the memory
+    with file, ThreadPoolExecutor(1) as pool:
         if not os.fstat(file.fileno()).st_size:
             raise CheckpointError(f"{path} is empty: a save was interrupted. {cure}")
         try:
@@ -67,21 +65,16 @@ def load_checkpoint(path: str | Path) -> dict:
                 f"{path} is not a whole checkpoint ({error}): it was cut off, damaged, or is another kind of file. "
                 f"{cure}"
             ) from error
-        found = []
-
-        def note(storage: torch.UntypedStorage, _) -> torch.UntypedStorage:
-            found.append(pool.submit(_checksum, storage))  # beside the reading of the next one
-            return storage
-
+        checksums = _Checksums(pool)
         try:
             file.seek(0)
-            checkpoint = torch.load(file, map_location=note, weights_only=True)
+            checkpoint = torch.load(file, map_location=checksums.add, weights_only=True)
         except Exception as error:  # pickle's errors have no common class
             raise CheckpointError(
                 f"torch.load refuses {path} with weights_only=True: it holds more than tensors and plain values, or it "
                 f"was not written by torch.save. Do not load it in another way unless you trust its maker."
             ) from error
-        if Counter(checksum.result() for checksum in found) != expected:
+        if checksums.result() != expected:
             raise CheckpointError(f"{path} is damaged: its tensors do not match their CRC-32. {cure}")
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f"{path} holds a {type(checkpoint).__name__}, and a checkpoint is a dict. {cure}")
@@ -97,8 +90,33 @@ def _checksums_of_tensors(file) -> Counter:
         return Counter(archive.getinfo(record).CRC for record in tensors)
 
 
-def _checksum(storage: torch.UntypedStorage) -> int:
-    return zlib.crc32(torch.empty(0, dtype=torch.uint8).set_(storage).numpy())
+class _Checksums:
+    """Counts the CRC-32 of storages as they are read. A thread computes them while the next ones are read.
+
+    It gets some megabytes at a time: to be woken for each storage would cost more than it does.
+    """
+
+    HANDED_OVER = 4 * 10**6  # bytes
+
+    def __init__(self, pool: ThreadPoolExecutor):
+        self.pool = pool
+        self.waiting, self.size = [], 0
+        self.counts: list[Future] = []
+
+    def add(self, storage: torch.UntypedStorage, _) -> torch.UntypedStorage:
+        self.waiting.append(storage)
+        self.size += storage.nbytes()
+        if self.size >= self.HANDED_OVER:
+            self.counts.append(self.pool.submit(_count, self.waiting))
+            self.waiting, self.size = [], 0
+        return storage
+
+    def result(self) -> Counter:
+        return sum((count.result() for count in self.counts), _count(self.waiting))
+
+
+def _count(storages: list[torch.UntypedStorage]) -> Counter:
+    return Counter(zlib.crc32(torch.empty(0, dtype=torch.uint8).set_(storage).numpy()) for storage in storages)
 
 
 def weights_sha256(state_dict: dict[str, torch.Tensor]) -> str:
@@ -267,21 +285,12 @@ class CheckpointFolder:
                     fsync_folder(self.mirror.parent)
                 for path in [*self.best_paths(), *self.last_paths()]:
                     if path.name in names or not (self.mirror / path.name).exists():
-                        _copy_compared(path, self.mirror / path.name)
+                        copy_compared(path, self.mirror / path.name)
                 return self._prune(self.mirror, names)
             except (OSError, CheckpointError) as error:
                 if attempt == attempts or not self.mirror.parent.exists():
                     return warnings.warn(f"The mirror {self.mirror} has no copy of {names[-1]}: {error}", stacklevel=2)
                 time.sleep(0.1 * attempt)
-
-
-def _copy_compared(source: Path, target: Path) -> None:
-    """Copy a file and compare the copy, byte for byte, before it gets its name. Raises OSError, CheckpointError."""
-    with open(source, "rb") as original, whole_or_absent(target) as copy:
-        shutil.copyfileobj(original, copy, length=2**20)
-        copy.flush()
-        if not filecmp.cmp(source, copy.name, shallow=False):
-            raise CheckpointError(f"{target} does not hold the bytes of {source}. Look at the disk.")
 
 
 def _step(path: Path) -> int:

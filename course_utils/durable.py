@@ -1,7 +1,9 @@
 """Files written whole and for good, or not at all. Source: notebook 03, section "A save that dies half-way"."""
 
 import errno
+import filecmp
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -78,6 +80,15 @@ def whole_or_absent(path: Path) -> Iterator[_EarlyWriter]:
             with suppress(OSError):
                 aside.unlink(missing_ok=True)
             raise
+
+
+def copy_compared(source: Path, target: Path) -> None:
+    """Copy a file and compare the copy, byte for byte, before it gets its name. Raises OSError, CheckpointError."""
+    with open(source, "rb") as original, whole_or_absent(target) as copy:
+        shutil.copyfileobj(original, copy, length=2**20)
+        copy.flush()
+        if not filecmp.cmp(source, copy.name, shallow=False):
+            raise CheckpointError(f"{target} does not hold the bytes of {source}. Look at the disk.")
 
 
 def fsync_folder(folder: Path) -> None:

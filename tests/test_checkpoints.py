@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from course_utils import checkpoints
 from course_utils.checkpoints import (
     CheckpointError,
     CheckpointFolder,
@@ -296,7 +295,7 @@ def test_a_copy_that_came_out_wrong_is_tried_again_and_never_gets_the_name(tmp_p
             return target.write(source.read(1000))
         return copy_whole(source, target, length)
 
-    monkeypatch.setattr(checkpoints.shutil, "copyfileobj", copy_half_the_first_time)
+    monkeypatch.setattr(shutil, "copyfileobj", copy_half_the_first_time)
     folder = CheckpointFolder(tmp_path / "vm", mirror=tmp_path / "drive")
     folder.save(checkpoint(1))
     assert len(tries) == 2
