@@ -33,13 +33,21 @@ def show_images(
 
 
 def plot_history(
-    histories: dict[str, list[dict]], metric: str = "val_accuracy", title: str = "", mark: float | None = None
+    histories: dict[str, list[dict]],
+    metric: str = "val_accuracy",
+    title: str = "",
+    mark: float | None = None,
+    wide: str | None = None,
 ) -> None:
-    """One curve per named history (as `training.fit` returns it) over epochs; `mark`: a vertical line at that epoch."""
+    """One curve per named history (as `training.fit` returns it) over epochs.
+
+    mark: a vertical line at that epoch. wide: the name of a curve to draw wide and pale, so that one upon it shows.
+    """
     figure, axis = plt.subplots(figsize=(7, 3.5))
     for number, (name, history) in enumerate(histories.items()):
         epochs, values = [row["epoch"] for row in history], [row[metric] for row in history]
-        axis.plot(epochs, values, color=COLOURS[number], marker=MARKERS[number], label=name)
+        width = {"linewidth": 8, "alpha": 0.35} if name == wide else {"marker": MARKERS[number]}
+        axis.plot(epochs, values, color=COLOURS[number], label=name, **width)
     if mark is not None:
         axis.axvline(mark, color="gray", linestyle="--", label="interrupted here")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -98,6 +106,25 @@ def plot_bars(
         axis.axvline(guessing, color="black", linestyle="--", label="guessing")
         axis.legend(loc="lower right")
     _label(axis, title, xlabel, "")
+    figure.tight_layout()
+    plt.show()
+
+
+def plot_differences(differences: dict[str, float], title: str) -> None:
+    """A dot per name on a logarithmic scale, each with its value; a hollow one at the left edge is exactly 0."""
+    names, values = list(differences), list(differences.values())
+    zero = min(value for value in values if value) / 20  # a logarithmic scale has no 0
+    figure, axis = plt.subplots(figsize=(7, 0.45 * len(names) + 1.2))
+    for row, value in enumerate(values):
+        inside = COLOURS[0] if value else "white"
+        axis.plot(value or zero, row, "o", color=COLOURS[0], markerfacecolor=inside, clip_on=False, zorder=3)
+        text = f"{value:.2g}" if value else "exactly 0: every bit is equal"
+        axis.text(1.3 * (value or zero), row, text, va="center")
+    axis.set_xscale("log")
+    axis.set_xlim(zero, max(values) * 8)
+    axis.set_yticks(range(len(names)), names)
+    axis.invert_yaxis()
+    _label(axis, title, "largest difference from the straight run, weights and BatchNorm (log scale)", "")
     figure.tight_layout()
     plt.show()
 

@@ -4,6 +4,7 @@ import os
 import random
 import sys
 import time
+import warnings
 from functools import cache
 from pathlib import Path
 
@@ -70,13 +71,22 @@ def rng_state() -> dict:
 
 
 def restore_rng(state: dict) -> None:
-    """Put the generators back to what `rng_state` returned. GPUs that are not there any more are passed over."""
+    """Put the generators back to what `rng_state` returned.
+
+    With another number of GPUs, theirs stay as they are, and a warning says so.
+    """
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     np.random.set_state(tuple(state["numpy"]))
     torch.set_rng_state(state["torch"].cpu())
-    if len(state["cuda"]) == torch.cuda.device_count():
+    then, now = len(state["cuda"]), torch.cuda.device_count()
+    if then == now:
         torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
+    else:
+        warnings.warn(
+            f"The random numbers of {then} GPUs were saved, and here are {now}: a resume is correct, but not exact.",
+            stacklevel=2,
+        )
 
 
 def data_dir() -> Path:

@@ -58,3 +58,12 @@ def test_a_refused_drive_is_said_and_gives_none(monkeypatch, capsys):
     assert runtime.in_colab()
     assert runtime.drive_dir() is None
     assert "mount failed" in capsys.readouterr().out
+
+
+def test_another_number_of_gpus_is_said_and_the_other_generators_go_on():
+    state = runtime.rng_state()
+    expected = random.random(), np.random.rand(), torch.rand(1).item()
+    state["cuda"] = [*state["cuda"], torch.zeros(16, dtype=torch.uint8)]
+    with pytest.warns(UserWarning, match="not exact"):
+        runtime.restore_rng(state)
+    assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
