@@ -114,7 +114,7 @@ def cache_features(
 
 
 def fast_copy(backbone: nn.Module) -> nn.Module:
-    """A copy that only computes: in eval mode, channels last, each BatchNorm melted into the convolution before it.
+    """A copy that only computes: in eval mode, channels last, each BatchNorm fused into the convolution before it.
 
     In eval mode BatchNorm multiplies and adds fixed numbers, which can as well be multiplied into the weights. This
     finds a convolution and a BatchNorm that stand side by side in an `nn.Sequential`; others stay as they are.

@@ -112,6 +112,8 @@ def test_all_notebooks_have_the_same_set_up_cell_and_it_prints_nothing(cells):
     reference = code(nbformat.read(PATHS[0], as_version=4).cells)[0]
     assert cells[2] is set_up and set_up.source == reference.source and not set_up.outputs
     assert "google.colab" in set_up.source and "pip" in set_up.source
+    hidden = {"cellView": "form", "jupyter": {"source_hidden": True}}  # in Colab, in JupyterLab
+    assert set_up.metadata == hidden and set_up.source.startswith("# @title "), "not a reader's first page"
 
 
 def test_each_section_has_something_to_try(cells):
@@ -133,6 +135,8 @@ def test_it_ends_with_what_to_remember_and_where_next(path, cells):
 def test_cells_are_short(cells):
     lines = sorted(sum(bool(line.strip()) for line in cell.source.splitlines()) for cell in code(cells)[1:])
     assert lines[len(lines) // 2] <= 6 and lines[-1] <= 25
+    wide = [line for cell in code(cells)[1:] for line in cell.source.splitlines() if len(line) > 100]
+    assert not wide, "a reader would have to scroll"
 
 
 @pytest.mark.parametrize("file", maintain.files_with_links(), ids=lambda file: file.name)
