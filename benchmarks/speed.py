@@ -231,7 +231,7 @@ def loop() -> None:
 
 
 def notebooks() -> None:
-    """Strict nbval of all of them, two at a time, as `make test-notebooks` does it."""
+    """`make test-notebooks`, strict nbval of all of them, without its look whether the images are drawn (-o)."""
     from nbclient import NotebookClient
     from nbformat.v4 import new_code_cell, new_notebook
 
@@ -243,7 +243,7 @@ def notebooks() -> None:
         for _ in paths:
             NotebookClient(new_notebook(cells=[new_code_cell("import torch, torchvision")])).execute()
 
-    command = f"{sys.executable} -m pytest -q --nbval notebooks -p no:cacheprovider -n 2 --dist loadscope"
+    command = f"make -o drawn test-notebooks BIN={Path(sys.executable).parent}"
     start_up = seconds(start_ups)
     nbval = seconds(lambda: subprocess.run(command.split(), cwd=ROOT, check=True, stdout=subprocess.DEVNULL))
     note = f"{nbval:.0f} s, {start_up:.1f} s"
