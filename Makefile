@@ -32,8 +32,8 @@ test-gpu: drawn             ## on a machine with a GPU: training, resuming and e
 test-other-cpu: drawn       ## the same comparison, as on a CPU without AVX-512
 	$(COMPARED) ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(NBVAL)
 
-test-two-threads: drawn     ## the same comparison with two threads
-	$(COMPARED) OMP_NUM_THREADS=2 $(NBVAL)
+test-two-threads: drawn     ## the same comparison with two threads, so one notebook at a time
+	$(COMPARED) OMP_NUM_THREADS=2 $(NBVAL) -n 1
 
 # Playwright drives the browser; it is installed here because only these tests need it.
 test-browser: drawn         ## run the notebooks in JupyterLab in a real browser, if Chromium is there
