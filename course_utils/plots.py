@@ -60,25 +60,12 @@ def plot_history(
     plt.show()
 
 
-def plot_lines(
-    x: list[float],
-    lines: dict[str, list[float]],
-    title: str,
-    xlabel: str,
-    ylabel: str,
-    log_x: bool = False,
-    percent: bool = False,
-) -> None:
-    """One curve per name over the same x. log_x: for numbers that double; percent: y is a share 0..1."""
+def plot_lines(x: list[float], lines: dict[str, list[float]], title: str, xlabel: str, ylabel: str) -> None:
+    """One curve per name over the same x."""
     figure, axis = plt.subplots(figsize=(7, 3.5))
     for number, (name, values) in enumerate(lines.items()):
         axis.plot(x, values, color=COLOURS[number], marker=MARKERS[number], label=name)
-    if log_x:
-        axis.set_xscale("log")
-    axis.set_xticks(x, [f"{value:g}" for value in x], minor=False)
-    axis.minorticks_off()
-    if percent:
-        axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axis.set_xticks(x, [f"{value:g}" for value in x])
     _label(axis, title, xlabel, ylabel)
     axis.legend()
     figure.tight_layout()

@@ -84,7 +84,8 @@ def restore_rng(state: dict) -> None:
         torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
     else:
         warnings.warn(
-            f"The random numbers of {then} GPUs were saved, and here are {now}: a resume is correct, but not exact.",
+            f"The random numbers of {then} GPUs were saved, and here are {now}: a training that used a GPU or will use "
+            f"one goes on correctly, but not exactly.",
             stacklevel=2,
         )
 
