@@ -12,8 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from course_utils.checkpoints import load_checkpoint, save_checkpoint, weights_sha256
-from course_utils.durable import CheckpointError
+from course_utils.checkpoints import CheckpointError, load_checkpoint, save_checkpoint, weights_sha256
 from course_utils.runtime import fast_dtype
 
 

@@ -8,8 +8,7 @@ import torchvision
 from torch import nn
 from torch.utils.data import DataLoader
 
-from course_utils.durable import CheckpointError
-from course_utils.runtime import restore_rng, rng_state
+from course_utils.checkpoints import CheckpointError, restore_rng, rng_state
 
 FORMAT_VERSION = 2  # 1 had no scaler, no circumstances and no versions
 

@@ -7,14 +7,11 @@ from pathlib import Path
 
 import torch
 
-from course_utils.archive import ArchiveError
-from course_utils.checkpoints import CheckpointError, CheckpointFolder, weights_sha256
-from course_utils.data import AUGMENT, CLASSES, load_datasets, make_loader
-from course_utils.durable import whole_or_absent
+from course_utils.checkpoints import CheckpointError, CheckpointFolder, Stopped, weights_sha256, whole_or_absent
+from course_utils.data import AUGMENT, CLASSES, ArchiveError, load_datasets, make_loader
 from course_utils.freezing import freeze, parameter_groups, unfreeze
 from course_utils.models import build_model, head_of
 from course_utils.runtime import get_device, seed_everything
-from course_utils.stopping import Stopped
 from course_utils.training import fit
 
 

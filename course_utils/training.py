@@ -9,10 +9,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from course_utils.checkpoints import CheckpointFolder
+from course_utils.checkpoints import CheckpointFolder, Stopped
+from course_utils.checkpoints.stopping import StopRequests
 from course_utils.freezing import freeze, train_mode, unfreeze
 from course_utils.resuming import TrainingParts
-from course_utils.stopping import Stopped, StopRequests
 
 
 def train_steps(

@@ -13,8 +13,8 @@ import pytest
 from archive_server import serve
 from PIL import Image
 
-from course_utils import archive, remote
-from course_utils.archive import ArchiveError, ArchiveUnreachable, fetch_photos
+from course_utils.data import archive, remote
+from course_utils.data.archive import ArchiveError, ArchiveUnreachable, fetch_photos
 
 NEEDS_DEV_FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's always full disk")
 

@@ -13,10 +13,11 @@ from course_utils.checkpoints import (
     CheckpointError,
     CheckpointFolder,
     load_checkpoint,
+    restore_rng,
+    rng_state,
     save_checkpoint,
     weights_sha256,
 )
-from course_utils.runtime import restore_rng, rng_state
 
 
 def checkpoint(step=1, val_loss=0.5):

@@ -7,8 +7,8 @@ import torch
 from torchvision.transforms import v2
 
 from course_utils import data
-from course_utils.archive import ArchiveError, ArchiveUnreachable
 from course_utils.data import AUGMENT, CLASSES, CatsAndDogs, EpochSampler, load_datasets, make_loader
+from course_utils.data.archive import ArchiveError, ArchiveUnreachable
 
 TO_TENSOR = v2.Compose([v2.Resize((32, 32)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
 

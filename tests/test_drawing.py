@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from course_utils.drawing import DRAWING_VERSION, draw
+from course_utils.data.drawing import DRAWING_VERSION, draw
 
 
 def test_size_and_mode():
@@ -31,7 +31,8 @@ def test_drawing_does_not_touch_the_global_generator():
 
 def test_another_process_gives_same_bytes():
     program = (
-        "import hashlib; from course_utils.drawing import draw; print(hashlib.sha256(draw(5, 7).tobytes()).hexdigest())"
+        "from course_utils.data.drawing import draw"
+        "; import hashlib; print(hashlib.sha256(draw(5, 7).tobytes()).hexdigest())"
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == hashlib.sha256(draw(5, 7).tobytes()).hexdigest()

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from course_utils.checkpoints import CheckpointFolder, load_checkpoint, weights_sha256
+from course_utils.checkpoints import CheckpointFolder, load_checkpoint, restore_rng, rng_state, weights_sha256
 from course_utils.data import AUGMENT, load_datasets, make_loader
 from course_utils.freezing import cache_features, parameter_groups
 from course_utils.models import SMALL_CNN_TRANSFORM, SmallCNN, replace_head
-from course_utils.runtime import get_device, restore_rng, rng_state, seed_everything
+from course_utils.runtime import get_device, seed_everything
 from course_utils.training import evaluate, fit
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU here")

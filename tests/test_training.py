@@ -14,11 +14,11 @@ from torch import nn
 from torchvision.transforms import v2
 
 from course_utils.checkpoints import CheckpointError, CheckpointFolder, load_checkpoint, save_checkpoint, weights_sha256
+from course_utils.checkpoints.stopping import Stopped
 from course_utils.data import AUGMENT, load_datasets, make_loader
 from course_utils.freezing import parameter_groups
 from course_utils.models import SmallCNN
 from course_utils.runtime import seed_everything
-from course_utils.stopping import Stopped
 from course_utils.training import evaluate, fit, train_one_epoch
 
 TO_TENSOR = v2.Compose([v2.Resize((32, 32)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])

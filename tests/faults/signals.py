@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 
 from course_utils.checkpoints import CheckpointFolder
-from course_utils.stopping import Stopped
+from course_utils.checkpoints.stopping import Stopped
 from faults.trainings import PROCESSES, STEPS, train
 from faults.trials import EXACT, all_are_whole, count, promise
 

@@ -1,25 +1,24 @@
-"""Cats and Dogs as datasets and loaders, from the real archive or drawn.
+"""Cats and Dogs as datasets, from the real archive or drawn.
 
-Data order and augmentation are pure functions of (seed, epoch, index). No generator has to be saved to continue a
-training exactly, and the number of workers does not matter (notebook 03, section "The data order").
+Augmentation is a pure function of (seed, epoch, index). No generator has to be saved to continue a training exactly,
+and the number of workers does not matter (notebook 03, section "The data order").
 """
 
 import hashlib
 import json
 import os
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
-from course_utils.archive import CLASSES, ArchiveUnreachable, fetch_photos
-from course_utils.drawing import DRAWING_VERSION, draw
-from course_utils.remote import writing
+from course_utils.data.archive import CLASSES, ArchiveUnreachable, fetch_photos
+from course_utils.data.drawing import DRAWING_VERSION, draw
+from course_utils.data.remote import writing
 from course_utils.runtime import data_dir
 
 DRAWN_SEED = 0
@@ -121,7 +120,7 @@ class CatsAndDogs(Dataset):
         image = self.image(index)
         if self.augment is not None and epoch is not None:
             with torch.random.fork_rng(devices=[]):  # leave the RNG that dropout uses as it was
-                torch.default_generator.manual_seed(_seed_of(self.seed, epoch, index))  # the CPU's; not the GPUs' too
+                torch.default_generator.manual_seed(seed_of(self.seed, epoch, index))  # the CPU's; not the GPUs' too
                 image = self.augment(image)
         return self.transform(image), self.labels[index]
 
@@ -184,63 +183,7 @@ def load_datasets(
     return train, CatsAndDogs(splits["val"], transform), CatsAndDogs(splits["test"], transform)
 
 
-class EpochSampler(Sampler):
-    """Yields (epoch, index) pairs in an order that is a pure function of (seed, epoch), from any sample on."""
-
-    def __init__(self, length: int, seed: int = 0):
-        self.length = length
-        self.seed = seed
-        self.epoch = 0
-        self.start = 0
-
-    def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Choose the epoch, and how many of its samples to skip: those that were seen before an interruption."""
-        self.epoch = epoch
-        self.start = start
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        generator = torch.Generator().manual_seed(_seed_of(self.seed, self.epoch))
-        order = torch.randperm(self.length, generator=generator).tolist()
-        return iter([(self.epoch, index) for index in order[self.start :]])
-
-    def __len__(self) -> int:
-        return self.length - self.start
-
-
-def make_loader(
-    dataset: CatsAndDogs, batch_size: int = 32, shuffle: bool = False, seed: int = 0, workers: int = 0
-) -> DataLoader:
-    """A DataLoader of (images float32 (batch, 3, height, width), labels int64 (batch,)).
-
-    shuffle=True is for training: the order comes from an `EpochSampler`, and the last, smaller batch is dropped,
-    because BatchNorm cannot normalise a batch of one. Raises ValueError when that leaves no batch at all.
-    """
-    if shuffle and len(dataset) < batch_size:
-        raise ValueError(
-            f"{len(dataset)} training images do not fill one batch of {batch_size}. Load more, or use a smaller batch."
-        )
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=EpochSampler(len(dataset), seed) if shuffle else None,
-        drop_last=shuffle,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),  # a GPU copies from such memory while the CPU goes on
-        worker_init_fn=_leave_signals_to_the_main_process,
-        generator=torch.Generator().manual_seed(seed),  # or each epoch draws a number from the RNG that dropout uses
-    )
-
-
-def _leave_signals_to_the_main_process(_) -> None:
-    """A terminal sends Ctrl-C, and a cluster SIGTERM, to every process. The main one saves first, then ends all.
-
-    A worker that ends before it would interrupt the main process within a step, where nothing can be saved exactly.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def _seed_of(*numbers: int) -> int:
+def seed_of(*numbers: int) -> int:
     """One 63-bit seed from several numbers. Adding them would give (1, 2) and (2, 1) the same images."""
     digest = hashlib.sha256(repr(numbers).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from course_utils.canvas import noise, rgb
+from course_utils.data.canvas import noise, rgb
 
 COATS = [  # main colour, second colour (patches, stripes), pale colour (muzzle, chest), all in 0..1
     ((0.80, 0.49, 0.22), (0.60, 0.31, 0.11), (0.96, 0.86, 0.72)),  # ginger

@@ -7,8 +7,8 @@ operations here keep too). A picture is painted from back to front.
 import numpy as np
 from PIL import Image
 
-from course_utils.animal import COATS, DARK, IRISES, PINK, WHITE, Pelt, random_animal
-from course_utils.canvas import Canvas, noise, rgb, turned
+from course_utils.data.animal import COATS, DARK, IRISES, PINK, WHITE, Pelt, random_animal
+from course_utils.data.canvas import Canvas, noise, rgb, turned
 
 DRAWING_VERSION = 1  # raise it whenever draw() changes: drawn files on disk are kept under this number
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm.auto import tqdm
 
-from course_utils.remote import HINT, ArchiveError, ArchiveUnreachable, RangeFile, download, open_session, writing
+from course_utils.data.remote import HINT, ArchiveError, ArchiveUnreachable, RangeFile, download, open_session, writing
 
 __all__ = ["ARCHIVE_URL", "CLASSES", "ArchiveError", "ArchiveUnreachable", "fetch_photos"]
 
