@@ -8,6 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 REASONS = {
     errno.ENOSPC: "the disk is full. Free some space",
     errno.EDQUOT: "your disk quota is used up. Free some space, or ask for more",
@@ -17,6 +22,8 @@ REASONS = {
     errno.EPERM: "the folder is read-only for you. Choose another folder, or change its permissions",
     errno.ENOENT: "the folder is missing. Make it, or look whether its disk is still there",
     errno.ENOTDIR: "a part of this path is a file, not a folder. Choose another folder",
+    errno.EEXIST: "there is a file of that name. Choose another folder",
+    errno.EISDIR: "there is a folder of that name. Move it away",
 }
 
 
@@ -73,7 +80,7 @@ def whole_or_absent(path: Path) -> Iterator[_EarlyWriter]:
             with open(aside, "wb") as file:
                 yield _EarlyWriter(file)
                 file.flush()
-                os.fsync(file.fileno())
+                flush_to_disk(file.fileno())
             os.replace(aside, path)
             fsync_folder(path.parent)
         except BaseException:
@@ -91,13 +98,58 @@ def copy_compared(source: Path, target: Path) -> None:
             raise CheckpointError(f"{target} does not hold the bytes of {source}. Look at the disk.")
 
 
+def second_name(path: Path, name: Path) -> bool:
+    """Give a whole file a second name, which may be in use; False where the file system has no hard links.
+
+    Raises CheckpointError when the new name cannot be written.
+    """
+    aside = name.with_name(name.name + ".part")
+    try:
+        aside.unlink(missing_ok=True)
+        os.link(path, aside)
+    except OSError:
+        return False
+    with explained(f"{name} was not saved, and the checkpoints so far are untouched"):
+        try:
+            os.replace(aside, name)
+            fsync_folder(name.parent)
+        finally:
+            with suppress(OSError):
+                aside.unlink(missing_ok=True)
+    return True
+
+
+def listed(folder: Path) -> list[Path]:
+    """The files of a folder, [] if it is missing. Raises OSError when it cannot be listed.
+
+    `Path.glob` would answer any trouble with an empty list (Python 3.12 and 3.13), as if nothing had been saved.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return [Path(entry.path) for entry in entries if entry.is_file()]
+    except FileNotFoundError:
+        return []
+
+
+def flush_to_disk(descriptor: int) -> None:
+    """`os.fsync`; on macOS, where that only hands the bytes to the drive, the call that waits for its platter.
+
+    Source: https://developer.apple.com/library/archive/documentation/System/Conceptual/ManPages_iPhoneOS/man2/fsync.2.html
+    """
+    if fcntl and hasattr(fcntl, "F_FULLFSYNC"):
+        with suppress(OSError):  # a mounted drive may not know it
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(descriptor)
+
+
 def fsync_folder(folder: Path) -> None:
     """Make the names in a folder durable: what was made, renamed or deleted in it."""
     if os.name == "nt":  # Windows has no such call and needs none
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        flush_to_disk(descriptor)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):  # a mounted Drive may not know this call
             raise

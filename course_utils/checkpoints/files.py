@@ -1,16 +1,27 @@
 """Save whole or not at all, load with every byte checked and no code run. Source: notebooks 02 and 03."""
 
 import hashlib
+import io
 import os
+import pickle
+import re
 import zipfile
 import zlib
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
 from .durable import CheckpointError, whole_or_absent
+
+CURE = "Use an older checkpoint, or copy the file again."
+BEFORE_1_6 = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # how torch.save began a file before PyTorch 1.6
+
+
+class DamagedCheckpoint(CheckpointError):
+    """A file whose bytes are not those of a whole checkpoint, seen at two reads of it without an error of the disk."""
 
 
 def save_checkpoint(checkpoint: dict, path: str | Path) -> Path:
@@ -22,14 +33,60 @@ def save_checkpoint(checkpoint: dict, path: str | Path) -> Path:
     """
     path = Path(path)
     with whole_or_absent(path) as file:
-        torch.save(checkpoint, file)
+        write(checkpoint, file)
         file.flush()
-        if refused := torch.serialization.get_unsafe_globals_in_checkpoint(file.name):
-            raise CheckpointError(
-                f"{path} was not saved: it would hold {', '.join(sorted(refused))}, which no safe load accepts. "
-                f"Store tensors and plain Python values: `.item()` of a NumPy number, `str()` of a path."
-            )
+        with open(file.name, "rb") as written:
+            check_loadable(written, checkpoint, path)
     return path
+
+
+def write(checkpoint: dict, file: BinaryIO) -> None:
+    """`torch.save` with a CRC-32 for each record, whatever `torch.serialization.set_crc32_options` says."""
+    crc32 = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(True)
+    try:
+        torch.save(checkpoint, file)
+    except (pickle.PicklingError, AttributeError, TypeError, RecursionError, ValueError) as error:
+        raise CheckpointError(_refusal(checkpoint, str(error))) from error
+    finally:
+        torch.serialization.set_crc32_options(crc32)
+
+
+def check_loadable(file: BinaryIO, checkpoint: dict, path: Path) -> None:
+    """Raise CheckpointError if a safe load would refuse this file, which holds `checkpoint`. No tensor is read."""
+    try:
+        with torch.serialization.skip_data():
+            torch.load(file, map_location="cpu", weights_only=True, mmap=False)
+    except pickle.UnpicklingError:
+        file.seek(0)
+        names = ", ".join(sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file)))
+        raise CheckpointError(f"{path} was not saved: {_refusal(checkpoint, names)}") from None
+
+
+def _refusal(checkpoint: dict, reason: str) -> str:
+    places = list(_refused(checkpoint, "checkpoint"))
+    where = ", ".join(places[:5]) or f"it holds {reason}"
+    return (
+        f"{where} cannot be saved so that a safe load accepts it. Store tensors and plain Python values: `.item()` of "
+        f"a NumPy number, `str()` of a path, and no functions."
+    )
+
+
+def _refused(value, name: str, depth: int = 0):
+    """The places of the values that cannot be saved and loaded safely, and what stands there."""
+    if depth > 100:
+        yield f"{name[:60]}… (nested more than 100 deep)"
+    elif type(value) in (dict, list, tuple):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _refused(item, f"{name}[{key!r}]", depth + 1)
+    elif not isinstance(value, torch.Tensor):
+        file = io.BytesIO()
+        try:
+            torch.save(value, file)
+            file.seek(0)
+            torch.load(file, weights_only=True, mmap=False)
+        except Exception:  # pickle's errors have no common class
+            yield f"{name} (a {type(value).__name__})"
 
 
 def load_checkpoint(path: str | Path) -> dict:
@@ -38,44 +95,107 @@ def load_checkpoint(path: str | Path) -> dict:
     `torch.load` does not look at the CRC-32 that `torch.save` wrote for each record, so a flipped bit in a tensor
     loads silently. Here the bytes in memory are checked, those that you get. From the CPU, `load_state_dict` copies
     to where the model is.
-    Raises CheckpointError for a missing, empty, truncated, damaged or foreign file, and for one that holds more than
-    tensors and plain Python objects. Source: notebook 02, section "Damaged files".
+    Raises DamagedCheckpoint, a CheckpointError, for a file that two reads found empty, truncated or damaged; and
+    CheckpointError for one that is missing, cannot be read, does not fit into memory, is another kind of file, or
+    holds more than tensors and plain Python objects. Source: notebook 02, section "Damaged files".
     """
     path = Path(path)
-    cure = "Use an older checkpoint, or copy the file again."
     try:
-        file = open(path, "rb", buffering=0)
+        with open(path, "rb", buffering=0) as file:
+            for _ in range(2):  # a read that went wrong once, and not a second time, is no damage
+                try:
+                    return _read(file, path)
+                except DamagedCheckpoint as error:
+                    damage = error
+                    _read_every_byte(file)
+            raise damage
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist. Look at the path, or train first.") from None
+    except IsADirectoryError:
+        raise CheckpointError(f"{path} is a folder. Give the path of a file.") from None
+    except MemoryError as error:
+        raise CheckpointError(f"{path} does not fit into memory. Free some, or use a larger machine.") from error
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}. {cure}") from error
-    with file, ThreadPoolExecutor(1) as pool:
-        if not os.fstat(file.fileno()).st_size:
-            raise CheckpointError(f"{path} is empty: a save was interrupted. {cure}")
+        raise CheckpointError(
+            f"{path} cannot be read: {error.strerror or error}. The file itself may be whole: look at its disk and its "
+            f"permissions, then try again."
+        ) from error
+
+
+def _read(file: BinaryIO, path: Path) -> dict:
+    if not os.fstat(file.fileno()).st_size:
+        raise DamagedCheckpoint(f"{path} is empty: a save was interrupted. {CURE}")
+    file.seek(0)
+    _tell_other_kinds(file.read(64), file, path)
+    with ThreadPoolExecutor(1) as pool:
         try:
             expected = _checksums_of_tensors(file)
+        except MemoryError:
+            raise
         except Exception as error:  # zipfile answers damage with many kinds: BadZipFile, EOFError, OSError, …
-            raise CheckpointError(
-                f"{path} is not a whole checkpoint ({error}): it was cut off, damaged, or is another kind of file. "
-                f"{cure}"
+            _read_every_byte(file)  # … and the disk's own error comes again here
+            raise DamagedCheckpoint(
+                f"{path} is not a whole checkpoint ({error}): it was cut off or damaged. {CURE}"
             ) from error
         checksums = _Checksums(pool)
         try:
             file.seek(0)
-            checkpoint = torch.load(file, map_location=checksums.add, weights_only=True)
+            checkpoint = torch.load(file, map_location=checksums.add, weights_only=True, mmap=False)
+        except (OSError, MemoryError):
+            raise
         except Exception as error:  # pickle's errors have no common class
-            raise CheckpointError(
-                f"torch.load refuses {path} with weights_only=True: it holds more than tensors and plain values, or it "
-                f"was not written by torch.save. Do not load it in another way unless you trust its maker."
-            ) from error
+            raise _what_torch_load_means(error, path) from error
         if checksums.result() != expected:
-            raise CheckpointError(f"{path} is damaged: its tensors do not match their CRC-32. {cure}")
+            raise DamagedCheckpoint(f"{path} is damaged: its tensors do not match their CRC-32. {CURE}")
     if not isinstance(checkpoint, dict):
-        raise CheckpointError(f"{path} holds a {type(checkpoint).__name__}, and a checkpoint is a dict. {cure}")
+        raise CheckpointError(f"{path} holds a {type(checkpoint).__name__}, and a checkpoint is a dict.")
     return checkpoint
 
 
-def _checksums_of_tensors(file) -> Counter:
+def _tell_other_kinds(head: bytes, file: BinaryIO, path: Path) -> None:
+    """Raise CheckpointError for a file that torch.save of today never wrote. Such a file is not damaged: it is not ours."""
+    if head.startswith(BEFORE_1_6[:12]):
+        raise CheckpointError(
+            f"{path} is in the format from before PyTorch 1.6, which has no checksums: load it with "
+            f"`torch.load(path, weights_only=True)`, and save it again."
+        )
+    if head[:4] != b"PK\x03\x04"[: len(head)] and any(head) and not zipfile.is_zipfile(file):
+        raise CheckpointError(f"{path} is another kind of file, not one that torch.save wrote.")
+
+
+def _what_torch_load_means(error: Exception, path: Path) -> Exception:
+    said = str(error)
+    if "Unsupported operand 149" in said:
+        return CheckpointError(
+            f"{path} was saved with a pickle_protocol other than 2, which no safe load accepts: save it again without."
+        )
+    if isinstance(error, pickle.UnpicklingError):  # the bytes are as they were written: their CRC-32 matched
+        names = re.findall(r"GLOBAL (\S+)", said)
+        holds = f"it holds {names[0]}" if names else "it holds more than tensors and plain values"
+        return CheckpointError(
+            f"torch.load refuses {path} with weights_only=True: {holds}. Do not load it in another way unless you trust "
+            f"its maker."
+        )
+    if "PytorchStreamReader" in said:
+        return DamagedCheckpoint(f"{path} is not a whole checkpoint ({said.splitlines()[0]}). {CURE}")
+    if "alloc" in said or "memory" in said or "new thread" in said:
+        return MemoryError(said)
+    return CheckpointError(f"{path} cannot be loaded: {said.splitlines()[0] if said else repr(error)}.")
+
+
+def _read_every_byte(file: BinaryIO) -> None:
+    """Raises the disk's OSError where there is one: what cannot be read says nothing of what is written.
+
+    The system forgets what it has in memory of the file first, so that the bytes come from the disk (Linux).
+    """
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    file.seek(0)
+    while file.read(2**20):
+        pass
+
+
+def _checksums_of_tensors(file: BinaryIO) -> Counter:
     """How often each CRC-32 is listed for a tensor's bytes. The other records are read here, which checks them."""
     with zipfile.ZipFile(file) as archive:
         tensors = {record for record in archive.namelist() if record.split("/")[1:2] == ["data"]}
@@ -110,13 +230,21 @@ class _Checksums:
 
 
 def _count(storages: list[torch.UntypedStorage]) -> Counter:
-    return Counter(zlib.crc32(torch.empty(0, dtype=torch.uint8).set_(storage).numpy()) for storage in storages)
+    """The default device may be another one than the CPU, where the storages are."""
+    views = (torch.empty(0, dtype=torch.uint8, device="cpu").set_(storage) for storage in storages)
+    return Counter(zlib.crc32(view.numpy()) for view in views)
 
 
-def weights_sha256(state_dict: dict[str, torch.Tensor]) -> str:
-    """SHA-256 (hex) over the bytes of all tensors, in the order of the sorted keys: equal only if every bit is."""
+def weights_sha256(state_dict: dict) -> str:
+    """SHA-256 (hex) over the bytes of all tensors, in the order of the sorted keys: equal only if every bit is.
+
+    What is no tensor (a module's `get_extra_state`) counts by its repr.
+    """
     digest = hashlib.sha256()
     for key in sorted(state_dict):
-        tensor = state_dict[key].detach().cpu().contiguous()
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        value = state_dict[key]
+        if isinstance(value, torch.Tensor):
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        else:
+            digest.update(repr(value).encode())
     return digest.hexdigest()

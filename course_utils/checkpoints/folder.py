@@ -1,53 +1,70 @@
 """A folder that keeps the latest and the best checkpoints, falls back, and has a mirror. Source: notebook 03."""
 
+import operator
 import re
-import time
+import sys
 import warnings
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
+from urllib.parse import quote
 
-from .durable import CheckpointError, copy_compared, explained, fsync_folder
-from .files import load_checkpoint, save_checkpoint
-from .snapshots import copied
+from .durable import CheckpointError, explained, fsync_folder, listed, second_name
+from .files import DamagedCheckpoint, load_checkpoint, save_checkpoint
+from .mirror import Mirror
+from .snapshots import Snapshot
+
+STEP = r"step_(?:\d{8}|[1-9]\d{8,})\.pt"
+VALUE = r"-?(?:\d+(?:\.\d+)?(?:e[-+]\d+)?|inf)\.pt"  # what repr() writes; not "0.25_1", which float() would take
+OURS = re.compile(rf"(?:{STEP}|best_\d{{8,}}_[^=]+={VALUE})(?P<ending>|\.part|\.damaged(?:-\d+)?)")
 
 
 class CheckpointFolder:
     """A folder that keeps the last checkpoints, the best ones, and a copy of both in another place.
 
     Files: `step_00000042.pt`, the last `keep_last` of them, and `best_00000042_val_loss=0.25.pt`, the best `keep_best`
-    by `metric`, where mode "min" or "max" is better. Each is whole, and none goes before a newer one is on the disk.
-    A checkpoint is a dict with at least `step` (int) and `metrics` (dict of str to number).
+    by `metric`, where mode "min" or "max" is better. A metric that is no loss needs its mode; characters that a file
+    name cannot have are written as in a URL (`val%2Frmse`). Each file is whole, and none goes before a newer one is on
+    the disk. Files with other names are never touched.
+    A checkpoint is a dict with at least `step` (int, from 0) and `metrics` (dict of str to number).
 
+    A new best is written once: where the file system has hard links, `step_…` is a second name of `best_…`. Damage to
+    one is damage to both, so with keep_last=1, where no step before it is kept, it is written twice.
     mirror: a folder in a place that outlives this machine, such as a mounted Drive. Its parent must exist: what is not
     mounted is not made. Trouble with it warns and never stops a training; the next save copies what is missing.
     background: `save` returns once the tensors are copied in memory, and a thread does the writing. A checkpoint is
-    safe once `wait` has returned. An error surfaces at the next `save`, `check` or `wait`.
+    safe once `wait` has returned. An error surfaces at the next `save`, `check` or `wait`, or when the program ends.
     """
 
     def __init__(
         self,
         folder: str | Path,
         metric: str = "val_loss",
-        mode: str = "min",
+        mode: str | None = None,
         keep_last: int = 2,
         keep_best: int = 1,
         mirror: str | Path | None = None,
         background: bool = False,
     ):
+        if mode is None and "loss" in metric:
+            mode = "min"
         if mode not in ("min", "max"):
             raise ValueError(f"mode is {mode!r}; say 'min' when a lower {metric} is better, else 'max'.")
         if min(keep_last, keep_best) < 1:
             raise ValueError(f"keep_last is {keep_last}, keep_best is {keep_best}; at least 1 of each must stay.")
-        self.folder = Path(folder)
+        self.folder = Path(folder).expanduser()
         self.metric, self.mode = metric, mode
         self.keep_last, self.keep_best = keep_last, keep_best
-        self.mirror = Path(mirror) if mirror else None
+        self.mirror = Mirror(Path(mirror).expanduser()) if mirror else None
+        self._best_name = re.compile(rf"best_\d{{8,}}_{re.escape(quote(metric, safe=''))}={VALUE}")
         self._prepared = False
+        self.loaded_from: str | None = None  # the name of the file that `latest` or `best` gave last
+        self._newest: int | None = None  # the step that a save of this training must not come before
         self._thread = ThreadPoolExecutor(1) if background else None
-        self._writing: Future | None = None
-        self._copy: dict | None = None  # used again for each background save: fresh memory costs time
+        self._writing: list[Future] = []  # at most one
+        self._snapshot = Snapshot()
+        weakref.finalize(self, _last_word, self._writing)
 
     def is_better(self, value: float, than: float | None) -> bool:
         """Is this value of the metric better than that one (None: there is none yet)? NaN never is."""
@@ -56,126 +73,187 @@ class CheckpointFolder:
         return than is None or (value < than if self.mode == "min" else value > than)
 
     def last_paths(self, place: Path | None = None) -> list[Path]:
-        """The last checkpoints, newest first, in the folder or in `place`."""
-        paths = (place or self.folder).glob("step_*.pt")
-        return sorted((path for path in paths if re.fullmatch(r"step_\d+\.pt", path.name)), key=_step, reverse=True)
+        """The last checkpoints, newest first, in the folder or in `place`. Raises CheckpointError."""
+        return self._last(self._files(place or self.folder))
 
     def best_paths(self, place: Path | None = None) -> list[Path]:
-        """The best checkpoints, best first; of equal ones the earlier."""
-        name = re.compile(rf"best_\d+_{re.escape(self.metric)}=[-+.\w]+\.pt")
-        paths = [path for path in (place or self.folder).glob("best_*.pt") if name.fullmatch(path.name)]
-        return sorted(sorted(paths, key=_step), key=_value, reverse=self.mode == "max")
+        """The best checkpoints, best first; of equal ones the earlier. Raises CheckpointError."""
+        return self._best(self._files(place or self.folder))
 
     def save(self, checkpoint: dict, new_metrics: bool = False) -> None:
         """Save as the last; with `new_metrics` (after an epoch, say) also among the best, if it belongs there.
 
-        Raises CheckpointError when it cannot be written, or when the background save before it could not.
+        Raises ValueError for a checkpoint without a step or without the metric; CheckpointError when it cannot be
+        written, when its step does not come after those in the folder (they belong to another training then), or when
+        the background save before it could not be written.
         """
         self.wait()
+        step = _checked_step(checkpoint)
+        value = _checked_value(checkpoint, self.metric) if new_metrics else None
         self._prepare()
-        names = [f"step_{checkpoint['step']:08d}.pt"]
+        self._refuse_what_is_behind(step)
+        step_name, best_name = f"step_{step:08d}.pt", None
         if new_metrics:
-            value = checkpoint["metrics"][self.metric]
-            name = f"best_{checkpoint['step']:08d}_{self.metric}={float(value)!r}.pt"
-            if self._is_among_the_best(value, name):
-                names.insert(0, name)  # first: killed between the two, the step is repeated and both are written again
+            name = f"best_{step:08d}_{quote(self.metric, safe='')}={value!r}.pt"
+            best_name = name if self._is_among_the_best(value, name) else None
         if self._thread:
-            self._copy = copied(checkpoint, self._copy, self._thread)
-            self._writing = self._thread.submit(self._write, self._copy, names)
+            copy = self._snapshot.copy(checkpoint, self._thread)
+            self._writing.append(self._thread.submit(self._write, copy, step_name, best_name))
         else:
-            self._write(checkpoint, names)
+            self._write(checkpoint, step_name, best_name)
 
     def check(self) -> None:
         """Raise the error of a background save that has failed; cheap, for every step."""
-        if self._writing and self._writing.done():
+        if self._writing and self._writing[0].done():
             self.wait()
 
     def wait(self) -> None:
         """Return when everything that was saved is on the disk. Raises CheckpointError when it could not be."""
-        writing, self._writing = self._writing, None
-        if writing:
-            writing.result()
+        if self._writing:
+            self._writing.pop().result()
 
     def is_empty(self) -> bool:
-        """Is there no checkpoint, good or damaged, in folder and mirror?"""
-        return not any(list(place.glob(name)) for place in self._places() for name in ("*.pt", "*.damaged"))
+        """Is there no checkpoint, good or damaged, in folder and mirror? Raises CheckpointError."""
+        return not any(_is_ours(path) for path in [*self._files(self.folder), *self._mirrored()])
 
     def latest(self) -> dict | None:
         """The newest good checkpoint of folder and mirror, None if there never was one.
 
-        A damaged one is passed over with a warning and renamed to `….damaged`, so that it takes no good one's place.
-        Raises CheckpointError when all are damaged: going on from nothing would throw a training away silently.
+        One that is proven damaged is passed over with a warning and renamed to `….damaged`, so that it takes no good
+        one's place. Raises CheckpointError when all are damaged, and when the newest is whole but cannot be used or
+        read now: going on from nothing, or from something older, would throw work away silently.
         """
-        paths = [path for place in self._places() for path in [*self.last_paths(place), *self.best_paths(place)]]
-        checkpoint = self._first_good(sorted(paths, key=_step, reverse=True))
+        here, mirrored = self._files(self.folder), self._mirrored(needed=True)
+        paths = [path for files in (here, mirrored) for path in [*self._last(files), *self._best(files)]]
+        checkpoint = self._first_good(sorted(paths, key=_step, reverse=True), _step)
         if checkpoint is None and not self.is_empty():
             raise CheckpointError(f"No checkpoint in {self.folder} can be used. Move them all away to start anew.")
+        if checkpoint is not None:
+            self._newest = checkpoint.get("step")
         return checkpoint
 
     def best(self) -> dict | None:
         """The best good checkpoint of folder and mirror, None if there is none; falls back as `latest` does."""
-        paths = [path for place in self._places() for path in self.best_paths(place)]
-        return self._first_good(sorted(paths, key=_value, reverse=self.mode == "max"))
+        paths = [path for files in (self._files(self.folder), self._mirrored()) for path in self._best(files)]
+        return self._first_good(sorted(paths, key=_value, reverse=self.mode == "max"), _value)
 
-    def _first_good(self, paths: list[Path]) -> dict | None:
-        for path in paths:
-            try:
-                return load_checkpoint(path)
-            except CheckpointError as error:
-                warnings.warn(f"{error} Falling back to the next good one.", stacklevel=3)
-                with suppress(OSError):
-                    path.rename(path.with_name(path.name + ".damaged"))
-        return None
-
-    def _places(self) -> list[Path]:
-        return [self.folder, self.mirror] if self.mirror else [self.folder]
-
-    def _is_among_the_best(self, value: float, name: str) -> bool:
-        with explained(f"{name} is not saved"):
-            others = [_value(path) for path in self.best_paths() if path.name != name]
-        return value == value and sum(not self.is_better(value, other) for other in others) < self.keep_best
-
-    def _prepare(self) -> None:
-        """Before the first save only: a folder that vanishes later is an error to report, not one to make anew."""
-        if self._prepared:
-            return
+    def prepare(self) -> None:
+        """Make the folder, clear away what a killed save left, and fetch the best from the mirror."""
         with explained(f"{self.folder} cannot hold checkpoints"):
             missing = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
             for folder in missing:
                 fsync_folder(folder.parent)
-            self._prune(self.folder)
-        self._prepared = True
+            self._remove_leftovers(self.folder)
+            in_the_way = [path for path in self.folder.iterdir() if OURS.fullmatch(path.name) and path.is_dir()]
+        if in_the_way:
+            raise CheckpointError(f"{in_the_way[0]} is a folder with the name of a checkpoint. Move it away.")
+        if self.mirror:
+            best = [*self.best_paths(), *self._best(self._mirrored())]
+            best = sorted(best, key=_value, reverse=self.mode == "max")[: self.keep_best]
+            self.mirror.copy_back(best, self.folder)
 
-    def _write(self, checkpoint: dict, names: list[str]) -> None:
-        for name in names:
-            save_checkpoint(checkpoint, self.folder / name)
-        with explained(f"{names[-1]} is saved in {self.folder}, but the oldest is not removed"):
+    def _prepare(self) -> None:
+        """Before the first save only: a folder that vanishes later is an error to report, not one to make anew."""
+        if not self._prepared:
+            self.prepare()
+            self._prepared = True
+
+    def _refuse_what_is_behind(self, step: int) -> None:
+        newest = self._newest
+        if newest is None:  # the first save, and nobody asked for `latest`
+            newest = max(map(_step, filter(_is_whole_name, [*self._files(self.folder), *self._mirrored()])), default=-1)
+            newest += 1
+        if step < newest:
+            raise CheckpointError(
+                f"Step {step} does not come after the newest checkpoint in {self.folder}, which is of step {newest} or "
+                f"later: of another training? Go on from it (`latest`), or use another folder."
+            )
+        self._newest = step
+
+    def _files(self, place: Path) -> list[Path]:
+        with explained(f"{place} cannot be listed"):
+            return listed(place)
+
+    def _mirrored(self, needed: bool = False) -> list[Path]:
+        """The files of the mirror. needed: if it does not answer and nothing is here, that is an error."""
+        try:
+            return self.mirror.files() if self.mirror else []
+        except OSError as error:
+            if needed and not any(_is_ours(path) for path in self._files(self.folder)):
+                raise CheckpointError(
+                    f"The mirror {self.mirror.folder} does not answer ({error.strerror or error}), and {self.folder} "
+                    f"has no checkpoint: is it mounted? To start anew without it, leave it out."
+                ) from error
+            self.mirror.warn("is not looked at", error)
+            return []
+
+    def _last(self, files: Iterable[Path]) -> list[Path]:
+        return sorted((path for path in files if re.fullmatch(STEP, path.name)), key=_step, reverse=True)
+
+    def _best(self, files: Iterable[Path]) -> list[Path]:
+        paths = [path for path in files if self._best_name.fullmatch(path.name)]
+        return sorted(sorted(paths, key=_step), key=_value, reverse=self.mode == "max")
+
+    def _first_good(self, paths: list[Path], rank: Callable[[Path], float]) -> dict | None:
+        """Load the first that is good. Another copy of the same rank may stand in for one that cannot be used now."""
+        trouble = rank_of_trouble = None
+        for path in paths:
+            if trouble and rank(path) != rank_of_trouble:
+                break
+            try:
+                checkpoint = load_checkpoint(path)
+                self.loaded_from = path.name if path.parent == self.folder else str(path)
+                return checkpoint
+            except DamagedCheckpoint as error:
+                aside = _set_aside(path)
+                warnings.warn(
+                    f"{error} It is set aside as {aside.name}. Falling back to the next good one.", stacklevel=3
+                )
+            except CheckpointError as error:
+                warnings.warn(str(error), stacklevel=3)
+                trouble, rank_of_trouble = error, rank(path)
+        if trouble:
+            raise CheckpointError(f"{trouble} To go on from the one before it, move it away.") from trouble
+        return None
+
+    def _is_among_the_best(self, value: float, name: str) -> bool:
+        others = [_value(path) for path in self.best_paths() if path.name != name]
+        return value == value and sum(not self.is_better(value, other) for other in others) < self.keep_best
+
+    def _write(self, checkpoint: dict, step_name: str, best_name: str | None) -> None:
+        """The best first: killed between the two, the step is repeated and both are written again."""
+        names = [name for name in (best_name, step_name) if name]
+        save_checkpoint(checkpoint, self.folder / names[0])
+        if best_name and not (self.keep_last > 1 and second_name(self.folder / best_name, self.folder / step_name)):
+            save_checkpoint(checkpoint, self.folder / step_name)
+        with explained(f"{step_name} is saved in {self.folder}, but the oldest is not removed"):
             self._prune(self.folder, names)
         if self.mirror:
-            self._update_mirror(names)
+            kept = [*self.best_paths(), *self.last_paths()]
+            self.mirror.update(kept, names, lambda: self._prune(self.mirror.folder, names))
 
-    def _prune(self, place: Path, just_saved: Sequence[str] = ()) -> None:
-        killed_saves = place.glob("*.pt.part")
-        surplus = [*self.last_paths(place)[self.keep_last :], *self.best_paths(place)[self.keep_best :]]
-        for path in [*killed_saves, *surplus]:
+    def _prune(self, place: Path, just_saved: list[str]) -> None:
+        files = listed(place)
+        for path in [*self._last(files)[self.keep_last :], *self._best(files)[self.keep_best :]]:
             if path.name not in just_saved:
                 path.unlink(missing_ok=True)
+        self._remove_leftovers(place)
 
-    def _update_mirror(self, names: list[str], attempts: int = 3) -> None:
-        for attempt in range(1, attempts + 1):
-            try:
-                if not self.mirror.exists():
-                    self.mirror.mkdir()
-                    fsync_folder(self.mirror.parent)
-                for path in [*self.best_paths(), *self.last_paths()]:
-                    if path.name in names or not (self.mirror / path.name).exists():
-                        copy_compared(path, self.mirror / path.name)
-                return self._prune(self.mirror, names)
-            except (OSError, CheckpointError) as error:
-                if attempt == attempts or not self.mirror.parent.exists():
-                    return warnings.warn(f"The mirror {self.mirror} has no copy of {names[-1]}: {error}", stacklevel=2)
-                time.sleep(0.1 * attempt)
+    def _remove_leftovers(self, place: Path) -> None:
+        for path in listed(place):
+            if (ours := OURS.fullmatch(path.name)) and ours["ending"] == ".part":
+                path.unlink(missing_ok=True)
+
+
+def _is_ours(path: Path) -> bool:
+    ours = OURS.fullmatch(path.name)
+    return bool(ours) and ours["ending"] != ".part"
+
+
+def _is_whole_name(path: Path) -> bool:
+    ours = OURS.fullmatch(path.name)
+    return bool(ours) and not ours["ending"]
 
 
 def _step(path: Path) -> int:
@@ -183,4 +261,46 @@ def _step(path: Path) -> int:
 
 
 def _value(path: Path) -> float:
-    return float(re.search(r"=(.+)\.pt$", path.name)[1])
+    return float(path.name.rpartition("=")[2].removesuffix(".pt"))
+
+
+def _checked_step(checkpoint: dict) -> int:
+    try:
+        step = operator.index(checkpoint["step"])
+    except (KeyError, TypeError):
+        step = -1
+    if step < 0:
+        raise ValueError(
+            f"checkpoint['step'] is {checkpoint.get('step')!r}; it must be a whole number from 0 on: how many steps the "
+            f"training has done."
+        )
+    return step
+
+
+def _checked_value(checkpoint: dict, metric: str) -> float:
+    metrics = checkpoint.get("metrics", {})
+    if metric not in metrics:
+        raise ValueError(
+            f"There is no {metric!r} in checkpoint['metrics'], which has {', '.join(map(repr, metrics)) or 'nothing'}. "
+            f"Store it there, or name another metric."
+        )
+    return float(metrics[metric])
+
+
+def _set_aside(path: Path) -> Path:
+    """Rename a damaged file so that nothing else takes it for a checkpoint. To undo it, rename it back."""
+    aside = path.with_name(path.name + ".damaged")
+    number = 2
+    while aside.exists():  # an earlier damaged one of that name stays
+        aside, number = path.with_name(f"{path.name}.damaged-{number}"), number + 1
+    try:
+        path.rename(aside)
+    except OSError as error:
+        warnings.warn(f"{path} is damaged and cannot be renamed: {error.strerror}.", stacklevel=4)
+    return aside
+
+
+def _last_word(writing: list[Future]) -> None:
+    """Nobody waited for a background save: its error is said when the program ends."""
+    if writing and (error := writing[0].exception()):
+        print(f"A background save failed, and nobody waited for it. {error}", file=sys.stderr)

@@ -1,10 +1,16 @@
 """The random number generators that a training consumes: noted, and put back. Source: notebook 03."""
 
+import functools
 import random
+import types
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import torch
+
+GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+NO_GENERATOR_IN = (str, bytes, int, float, complex, type(None), type, types.ModuleType, torch.Tensor, np.ndarray)
 
 
 def rng_state() -> dict:
@@ -36,3 +42,69 @@ def restore_rng(state: dict) -> None:
             f"one goes on correctly, but not exactly.",
             stacklevel=2,
         )
+
+
+def generators_in(root) -> list:
+    """Every random generator that hangs on an object, such as a DataLoader: its own, its sampler's, its dataset's.
+
+    It follows attributes, lists, dicts, partials and closures, in an order that is the same in every process.
+    """
+    found, seen, waiting = [], set(), [root]
+    while waiting and len(seen) < 10_000:  # a dataset may hold millions of objects, none of them a generator
+        one = waiting.pop()
+        if isinstance(one, NO_GENERATOR_IN) or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, GENERATORS):
+            found.append(one)
+        else:
+            waiting.extend(_inside(one))
+    return found
+
+
+def _inside(one) -> Iterator:
+    if isinstance(one, dict):
+        yield from one.values()
+    elif isinstance(one, (list, tuple)):
+        yield from one[:1000]
+    elif isinstance(one, functools.partial):
+        yield from (one.func, one.args, one.keywords)
+    elif isinstance(one, types.MethodType):
+        yield one.__self__
+    elif isinstance(one, types.FunctionType):
+        yield from (cell.cell_contents for cell in one.__closure__ or () if cell.cell_contents is not one)
+        yield from one.__defaults__ or ()
+    else:
+        yield from getattr(one, "__dict__", {}).values()
+
+
+def state_of(generator) -> object:
+    """As tensors and plain Python objects."""
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    if isinstance(generator, np.random.Generator):
+        return _plain(generator.bit_generator.state)
+    if isinstance(generator, np.random.RandomState):
+        return _plain(generator.get_state())
+    return generator.getstate()
+
+
+def put_state(generator, state) -> None:
+    """Put one back to what `state_of` returned."""
+    if isinstance(generator, torch.Generator):
+        generator.set_state(state.cpu())
+    elif isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    elif isinstance(generator, np.random.RandomState):
+        generator.set_state(state)
+    else:
+        version, internal, gauss = state
+        generator.setstate((version, tuple(internal), gauss))
+
+
+def _plain(state):
+    if isinstance(state, dict):
+        return {key: _plain(value) for key, value in state.items()}
+    if isinstance(state, tuple):
+        return tuple(_plain(value) for value in state)
+    return state.tolist() if isinstance(state, (np.ndarray, np.generic)) else state

@@ -2,45 +2,89 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 
 import numpy as np
 import torch
 
 
-def copied(checkpoint: dict, before: dict | None, pool: ThreadPoolExecutor) -> dict:
-    """The checkpoint with its tensors copied to the CPU, into the memory of the copy before where they fit.
+class Snapshot:
+    """Copies of one checkpoint after the other, each in the memory of the one before where it fits."""
 
-    This thread and one of `pool` each take the next tensor, so neither waits for a core that something else keeps busy.
-    """
-    tensors = []
-    copy = _copy_of(checkpoint, before, tensors)
-    waiting = iter(tensors)
-    the_others = pool.submit(_fill, waiting)
-    _fill(waiting)
-    the_others.result()
-    return copy
+    def __init__(self):
+        self._storages: list[torch.UntypedStorage] = []  # fresh memory costs time
+
+    def copy(self, checkpoint: dict, pool: ThreadPoolExecutor | None = None) -> dict:
+        """The checkpoint with every storage copied to the CPU, once, and everything else copied as it is.
+
+        So it saves the same file: tensors that share memory share it in the copy, and dicts keep their class and
+        attributes (`_metadata` of a state_dict). This thread and one of `pool` each take the next storage, so neither
+        waits for a core that something else keeps busy.
+        """
+        copies, sources, tensors = {}, [], {}
+        for tensor in _tensors(checkpoint):
+            if id(tensor) in tensors:
+                continue
+            if not _is_plain(tensor):
+                tensors[id(tensor)] = tensor.detach().to("cpu", copy=True)
+                continue
+            storage = tensor.untyped_storage()
+            if storage._cdata not in copies:
+                copies[storage._cdata] = self._room(len(sources), storage.nbytes())
+                sources.append((copies[storage._cdata], storage))
+            tensors[id(tensor)] = _view(copies[storage._cdata], tensor)
+        self._storages = [copy for copy, _ in sources]
+        waiting = iter(sources)
+        others = pool.submit(_fill, waiting) if pool else None
+        _fill(waiting)
+        if others:
+            others.result()
+        return deepcopy(checkpoint, tensors)
+
+    def _room(self, number: int, size: int) -> torch.UntypedStorage:
+        if number < len(self._storages) and self._storages[number].nbytes() == size:
+            return self._storages[number]
+        return torch.UntypedStorage(size, device="cpu")
 
 
-def _copy_of(value, old, tensors: list):
-    """`value` with new dicts, lists and tuples. A tensor of `old` that fits is kept, and noted in `tensors` to fill."""
+def without_tensors(checkpoint: dict) -> dict:
+    """The same checkpoint with empty tensors: what a trial save needs."""
+    return deepcopy(checkpoint, {id(tensor): torch.empty(0, device="cpu") for tensor in _tensors(checkpoint)})
+
+
+def _tensors(value) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
-        if not (isinstance(old, torch.Tensor) and (old.shape, old.dtype) == (value.shape, value.dtype)):
-            return value.detach().to("cpu", copy=True)
-        tensors.append((old, value.detach()))
-        return old
-    if isinstance(value, dict):
-        before = old if isinstance(old, dict) else {}
-        return {key: _copy_of(item, before.get(key), tensors) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        before = old if isinstance(old, (list, tuple)) and len(old) == len(value) else [None] * len(value)
-        return type(value)(_copy_of(item, one, tensors) for item, one in zip(value, before))
-    return value
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for item in value:
+            yield from _tensors(item)
 
 
-def _fill(tensors: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> None:
+def _is_plain(tensor: torch.Tensor) -> bool:
+    special = tensor.is_quantized or tensor.is_conj() or tensor.is_neg() or tensor.device.type == "meta"
+    return type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.layout == torch.strided and not special
+
+
+def _view(storage: torch.UntypedStorage, tensor: torch.Tensor) -> torch.Tensor:
+    """The same window into a copy of the tensor's storage."""
+    empty = torch.empty(0, dtype=tensor.dtype, device="cpu")
+    window = empty.set_(storage, tensor.storage_offset(), tensor.shape, tensor.stride())
+    if isinstance(tensor, torch.nn.Parameter):
+        return torch.nn.Parameter(window, tensor.requires_grad)
+    return window.requires_grad_(tensor.requires_grad)
+
+
+def _fill(storages: Iterator[tuple[torch.UntypedStorage, torch.UntypedStorage]]) -> None:
     """Copy each (target, source). NumPy needs this thread only; torch's copy waits for all cores, tensor by tensor."""
-    for target, source in tensors:
-        try:
-            np.copyto(target.numpy(), source.numpy())
-        except (TypeError, RuntimeError):  # on another device, or of a type that NumPy does not know
+    for target, source in storages:
+        if source.device.type == "cpu":
+            np.copyto(_bytes(target), _bytes(source))
+        else:
             target.copy_(source)
+
+
+def _bytes(storage: torch.UntypedStorage) -> np.ndarray:
+    return torch.empty(0, dtype=torch.uint8, device="cpu").set_(storage).numpy()

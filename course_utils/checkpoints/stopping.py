@@ -1,9 +1,8 @@
 """Asked to stop, by SIGTERM or Ctrl-C (a notebook's stop button): save first, then end. Source: notebook 03."""
 
+import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 
 class Stopped(KeyboardInterrupt):
@@ -18,42 +17,55 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopRequests:
-    """While its block runs, SIGTERM and SIGINT are noted, and `check` raises Stopped at a moment that is safe.
+    """While its block runs, the first SIGTERM or SIGINT raises Stopped: at once, or at `may_come`.
 
-    Only the main thread gets signals; in another thread the block changes nothing.
-    Source: https://docs.python.org/3/library/signal.html
+    A second one ends at once, whatever runs: it finds the handlers that were there before. A signal that was ignored
+    (by nohup, or in a shell's background) stays ignored. Only the main thread gets signals; in another thread the block
+    changes nothing. Source: https://docs.python.org/3/library/signal.html
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-    def __enter__(self) -> "StopRequests":
-        self.asked: int | None = None
-        self._safe = False
+    def __init__(self):
+        self.asked: int | None = None  # the number of the signal
+        self._must_wait = False
         self._before = {}
+
+    def __enter__(self) -> "StopRequests":
+        self._process = os.getpid()
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+            heard = [number for number in self.SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._note) for number in heard}
         return self
 
     def __exit__(self, *_) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._before = {}
 
     def _note(self, number: int, _) -> None:
+        if os.getpid() != self._process or self.asked:  # a process forked from this one, or the second press
+            self.__exit__()
+            signal.raise_signal(number)
+            return
         self.asked = number
-        if self._safe:
+        if not self._must_wait:
             self.check()
 
     def check(self) -> None:
         """Raise Stopped if a signal has asked for it."""
         if self.asked:
-            raise Stopped(f"Asked to stop by {signal.Signals(self.asked).name}.", self.asked)
+            raise Stopped(f"Asked to stop by {self.name}.", self.asked)
 
-    @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """In this block nothing changes that is saved, so a signal need not wait for its end."""
+    @property
+    def name(self) -> str:
+        return signal.Signals(self.asked).name
+
+    def must_wait(self) -> None:
+        """From here on a signal is only noted, until `may_come`."""
+        self._must_wait = True
+
+    def may_come(self) -> None:
+        """Stopped may be raised again, and is, if a signal came in the meantime."""
+        self._must_wait = False
         self.check()
-        self._safe = True
-        try:
-            yield
-        finally:
-            self._safe = False

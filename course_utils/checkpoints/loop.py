@@ -1,0 +1,406 @@
+"""A training loop of your own that can be killed anywhere, and goes on exactly. Source: notebook 03."""
+
+import platform
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from . import parts as parts_of
+from .circumstances import differences, facts_of, facts_of_data, moved, refuse
+from .durable import CheckpointError, explained
+from .files import check_loadable, write
+from .folder import CheckpointFolder
+from .formats import FORMAT_VERSION, in_today_s_format
+from .lock import FolderLock
+from .order import DataOrder
+from .snapshots import Snapshot, without_tensors
+from .stopping import Stopped, StopRequests
+
+
+class Training:
+    """Counts, saves and resumes a loop that stays yours:
+
+        with Training("runs/waves", {"model": model, "optimizer": optimizer}, metric="val/rmse", mode="min") as training:
+            for epoch in training.epochs(20, patience=3):
+                for x, y in training.batches(train_loader):
+                    ...  # your step
+                    training.log({"train/mse": loss.item()}, weight=len(x))
+                training.end_epoch({"val/rmse": rmse(model, val_loader)})
+        training.load_best()
+
+    Killed or stopped anywhere and started again, it ends with the same weights and history as without, bit by bit.
+
+    folder: a path; or a `CheckpointFolder`, with its metric and mode, for a mirror or saves in the background; None
+    counts without files. parts: {name: anything with `state_dict` and `load_state_dict`}: models, optimizers,
+    schedulers, a scaler, an average of the weights, a stateful loader; None is passed over. Whatever else changes while
+    you train belongs here too. metric: the value of `end_epoch` that tells the best; one that is no loss needs its mode,
+    "min" or "max". config: plain values to store, such as `vars(args)`. save_every: also save after this many steps.
+    resume: False refuses a folder that holds checkpoints. accept: names of parts, or "training data", that may differ
+    from the checkpoint's: an optimizer has its new settings then, a scheduler goes on as if it had been the one from
+    the start.
+
+    On entering it takes the folder (a second training is told), makes a small trial save, resumes if there is something,
+    compares what must be the same, and says in one line what it does. SIGTERM or Ctrl-C saves what is done at the end of
+    the step that runs, and raises Stopped; a second one ends at once. An epoch is written when its body ends, so that
+    what stands after `end_epoch` is in it too.
+    Raises CheckpointError when the folder cannot be used, when what is in it belongs to another training (with what
+    differs), and when a save fails; ValueError for arguments that do not go together.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | CheckpointFolder | None,
+        parts: dict,
+        metric: str | None = None,
+        mode: str | None = None,
+        config: dict | None = None,
+        save_every: int | None = None,
+        resume: bool = True,
+        accept: Iterable[str] = (),
+    ):
+        if isinstance(folder, CheckpointFolder) and (metric or folder.metric, mode or folder.mode) != (
+            folder.metric,
+            folder.mode,
+        ):
+            raise ValueError(f"The folder has metric {folder.metric!r} and mode {folder.mode!r}: say them once, there.")
+        if save_every is not None and save_every < 1:
+            raise ValueError(f"save_every is {save_every}; give a number of steps from 1 on.")
+        if isinstance(folder, (str, Path)):
+            folder = CheckpointFolder(folder, metric or "val_loss", mode)
+        self.folder = folder
+        self.parts = parts_of.checked(parts)
+        self.config, self.save_every, self.resume = dict(config or {}), save_every, resume
+        self.accept = {accept} if isinstance(accept, str) else set(accept)
+        self._counters = {"epoch": 1, "step": 0, "loops": 0, "seen": 0, "sums": {}}
+        self._counters |= {"history": [], "best": None, "epochs_without_better": 0}
+        self._order = DataOrder()
+        self._facts: dict[str, dict] = {}  # as they were when the training began
+        self._then: dict[str, dict] = {}  # those of the checkpoint
+        self._moved: dict[str, set] = {}
+        self._signals = StopRequests()
+        self._loop = 0  # which call of `batches` in this epoch comes next
+        self._in_step = False
+        self._ended = False  # was `end_epoch` called in this epoch?
+        self._saved_step: int | None = None
+        self._unsaved = False
+        self._snapshot = Snapshot()
+        self._at_last_step: dict | None = None  # a copy of everything, from the last batch of an epoch to its end
+        self._resumed: dict | None = None  # the checkpoint, until the place in the loop is found again
+
+    @property
+    def history(self) -> list[dict]:
+        """One dict an epoch: epoch (from 1), step (at its end), the means of what was logged, the metrics."""
+        return self._counters["history"]
+
+    @property
+    def step(self) -> int:
+        """How many steps are done."""
+        return self._counters["step"]
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that runs or comes next; the first is 1."""
+        return self._counters["epoch"]
+
+    @property
+    def best(self) -> float | None:
+        """The best value of the metric so far."""
+        return self._counters["best"]
+
+    def __enter__(self) -> "Training":
+        if not self.folder:
+            return self
+        if not self.resume and not self.folder.is_empty():
+            mirror = f", or its mirror {self.folder.mirror.folder}," if self.folder.mirror else ""
+            raise ValueError(
+                f"{self.folder.folder}{mirror} holds checkpoints of another training. Go on from them (resume=True, on "
+                f"the command line --resume), or use another folder."
+            )
+        parts_of.warn_of_what_is_outside(self.parts)
+        self._facts = {name: facts_of(part) for name, part in self.parts.items()}
+        self._facts["metric"] = {"name": self.folder.metric, "mode": self.folder.mode}
+        self._fresh = parts_of.fresh_states(self.parts, self.accept)
+        self.folder.prepare()
+        self._lock = FolderLock(self.folder.folder)
+        self._lock.take()
+        try:
+            self._try_a_save()
+            self._go_on_from(self.folder.latest() if self.resume else None)
+            self._signals.__enter__()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if not self.folder:
+            return
+        pressed_twice = self._signals.asked and not isinstance(error, Stopped)
+        self._signals.must_wait()
+        try:
+            if error is None:
+                self._leave_step()
+                self._end_body() if self._ended else self._save_what_is_done()
+                self.folder.wait()
+            elif not (self._in_step or pressed_twice or isinstance(error, CheckpointError)):
+                self._save_after(error)
+        finally:
+            self._signals.__exit__()
+            self._lock.release()
+        if self._signals.asked and not pressed_twice:
+            saved = "Nothing was done yet" if self._saved_step is None else f"Saved step {self._saved_step}"
+            raise Stopped(
+                f"Asked to stop by {self._signals.name}. {saved} in {self.folder.folder}: start again, with resume=True "
+                f"(on the command line --resume), to go on.",
+                self._signals.asked,
+            ) from None
+
+    def epochs(self, count: int, patience: int | None = None) -> Iterator[int]:
+        """The epochs that are still to do, up to `count`; fewer after `patience` epochs without a better metric.
+
+        Raises ValueError for numbers below 1, RuntimeError when the body of an epoch did not call `end_epoch`.
+        """
+        if count < 1 or (patience is not None and patience < 1):
+            raise ValueError(f"epochs({count}, patience={patience}): both must be at least 1.")
+        if self.history and self._is_finished(count, patience):
+            print(f"Nothing to do: the training is finished after {len(self.history)} epochs.")
+        while not self._is_finished(count, patience):
+            if self._resumed and not (self._counters["loops"] or self._counters["seen"]):
+                self._put_back()  # once more: what ran since the resume may have moved something
+            self._loop, self._ended = 0, False
+            yield self.epoch
+            if not self._ended:
+                raise RuntimeError(f"Epoch {self.epoch} ended without training.end_epoch(…): call it in every epoch.")
+            self._signals.must_wait()
+            self._end_body()
+            self._signals.may_come()
+
+    def batches(self, loader: Iterable, accumulate: int = 1) -> Iterator:
+        """The batches of this epoch that are still to do, of any DataLoader, in the order of the first run.
+
+        accumulate: how many batches make one optimizer step; saves come only between two of them.
+        A resume inside an epoch reads the batches that were done once more, without giving them out, because they may
+        draw random numbers. A sampler with `set_epoch(epoch, start)`, and a stateful loader among the parts, pass them
+        over instead.
+        """
+        if self._in_step:
+            raise RuntimeError("One loop over batches at a time: give training.batches one loader that gives both.")
+        number, self._loop = self._loop, self._loop + 1
+        if number < self._counters["loops"]:  # done before the interruption
+            if self._resumed and number == self._counters["loops"] - 1 and not self._counters["seen"]:
+                self._put_back()
+            return
+        for batch in self._iterator(number, loader):
+            self._signals.must_wait()
+            self._in_step = True
+            yield batch
+            self._counters["seen"] += 1
+            self._order.note()
+            if self._counters["seen"] % accumulate == 0:
+                self._end_step()
+        self._order.note()  # a sampler may draw once more at its end
+        if not self._counters["seen"]:
+            raise ValueError(f"The {type(loader).__name__} gave no batch in epoch {self.epoch}: is its dataset empty?")
+        if self._in_step:
+            warnings.warn(
+                f"{self._counters['seen']} batches are no multiple of accumulate={accumulate}: make a step with the last "
+                f"ones too, because gradients are not saved.",
+                stacklevel=2,
+            )
+            self._end_step()
+        self._counters |= {"loops": number + 1, "seen": 0}
+        if self.folder and self._unsaved:
+            self._keep_in_memory()
+
+    def log(self, values: dict, weight: float = 1) -> None:
+        """Add to the means of this epoch: a loss, say, with the number of its samples as weight."""
+        for name, value in values.items():
+            total, weights = self._counters["sums"].get(name, (0.0, 0))
+            self._counters["sums"][name] = (total + float(value) * weight, weights + weight)
+
+    def end_epoch(self, metrics: dict) -> dict:
+        """Write the epoch into the history, and compare it with the best; returns its row of the history.
+
+        Raises ValueError when the metric is missing or a value is no number, RuntimeError when no batch went through
+        `batches`; what was trained is not lost then.
+        """
+        self._leave_step()
+        if self._ended or not (self._counters["loops"] or self._counters["seen"]):
+            why = "was called before" if self._ended else "has seen no batch of training.batches(loader)"
+            raise RuntimeError(f"end_epoch in epoch {self.epoch} {why}.")
+        means = {name: total / weights for name, (total, weights) in self._counters["sums"].items() if weights}
+        row = {"epoch": self.epoch, "step": self.step, **means}
+        for name, value in metrics.items():
+            try:
+                row[name] = value if isinstance(value, int) else float(value)
+            except (TypeError, ValueError):
+                raise ValueError(f"end_epoch was given {value!r} for {name!r}, which is no number.") from None
+        if self.folder:
+            self._compare_with_best(row)
+        self.history.append(row)
+        self._ended = True
+        return row
+
+    def load_best(self) -> dict:
+        """Put every part back to what it was after the best epoch; returns that epoch's row of the history.
+
+        Raises CheckpointError when no epoch has ended, or no best checkpoint can be read.
+        """
+        checkpoint = self.folder.best()
+        if checkpoint is None:
+            raise CheckpointError(f"{self.folder.folder} has no best checkpoint: no epoch with a {self.folder.metric}.")
+        parts_of.load(self.parts, in_today_s_format(checkpoint))
+        return checkpoint["metrics"]
+
+    def compare(self, name: str, facts: dict) -> None:
+        """Facts, {name: plain value}, that must be the same at a resume. Raises CheckpointError with what differs."""
+        then = self._then.get(name, {})
+        refuse({name: differences(then, facts)}, self.accept)
+        self._facts[name] = facts if name in self.accept else facts | then
+
+    def _checkpoint(self) -> dict:
+        """All of the training as it was after its last step, as tensors and plain values."""
+        for name, part in self.parts.items():
+            self._moved[name] = self._moved.get(name, set()) | moved(self._facts[name], facts_of(part))
+        return {
+            "format_version": FORMAT_VERSION,
+            **parts_of.states(self.parts),
+            "rng": self._order.state,
+            "step": self.step,
+            "metrics": dict(self.history[-1]) if self.history else {},
+            "training": self._counters,
+            "circumstances": self._facts,
+            "moved": {name: sorted(keys) for name, keys in self._moved.items()},
+            "config": self.config,
+            "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
+        }
+
+    def _try_a_save(self) -> None:
+        """Whatever cannot be saved is told before anything is trained."""
+        place = self.folder.folder
+        with explained(f"{place} cannot hold checkpoints"), tempfile.TemporaryFile(dir=place) as file:
+            checkpoint = without_tensors(self._checkpoint())
+            write(checkpoint, file)
+            file.seek(0)
+            check_loadable(file, checkpoint, place)
+
+    def _go_on_from(self, checkpoint: dict | None) -> None:
+        place = self.folder.folder
+        if checkpoint is None:
+            print(f"Training in {place}: a new one.")
+            return
+        self._resumed = checkpoint = in_today_s_format(checkpoint)
+        self._then = checkpoint["circumstances"]
+        self._moved = {name: set(keys) for name, keys in checkpoint["moved"].items()}
+        found = {
+            name: differences(self._then.get(name, {}), facts, self._moved.get(name, ()))
+            for name, facts in self._facts.items()
+        }
+        refuse(found, self.accept)
+        for name in self._facts.keys() - self.accept:
+            self._facts[name] |= self._then.get(name, {})
+        self._put_back(keep=True)
+        self._saved_step = self.step
+        said = [f"resumed from {self.folder.loaded_from}, epoch {self.epoch}, step {self.step}"]
+        said += [f"best {self.folder.metric} so far {self.best:.4g}"] if self.best is not None else []
+        said += [f"{name} differs, accepted ({', '.join(lines)})" for name, lines in found.items() if lines]
+        said += [f"config differs ({line})" for line in differences(checkpoint["config"], self.config)]
+        print(f"Training in {place}: {'; '.join(said)}.")
+
+    def _put_back(self, keep: bool = False, but: object = None) -> None:
+        """Everything as it was after the last step. keep: until the place in the loop is found again."""
+        checkpoint = self._resumed
+        parts_of.load(self.parts, checkpoint, self.accept, self._fresh, but)
+        self._counters = deepcopy(checkpoint["training"])
+        self._order.put_back(checkpoint["rng"])
+        if not keep:
+            self._resumed = None
+
+    def _iterator(self, number: int, loader: Iterable) -> Iterator:
+        """The loader's batches from the first one that was not done."""
+        name = "training data" if number == 0 else f"training data {number + 1}"
+        if self.folder and name not in self._facts:
+            self.compare(name, facts_of_data(loader))
+        if not (self._resumed and self._counters["seen"]):
+            return self._order.start(number, loader, self.epoch)
+        stateful = any(part is loader for part in self.parts.values())
+        iterator = self._order.start_inside(
+            number,
+            loader,
+            self.epoch,
+            seen=0 if stateful else self._counters["seen"],
+            without_reading=not self._facts[name].get("workers"),
+        )
+        self._put_back(but=loader)  # what ran in this epoch before its batches has run twice
+        return iterator
+
+    def _end_step(self) -> None:
+        self._counters["step"] += 1
+        self._unsaved, self._in_step = True, False
+        if self.folder:
+            if self.save_every and self.step % self.save_every == 0:
+                self._save()
+            self.folder.check()
+        self._signals.may_come()
+
+    def _leave_step(self) -> None:
+        """A `break` left the loop over batches in the middle of a step: it counts."""
+        if self._in_step:
+            self._counters["seen"] += 1
+            self._counters["step"] += 1
+            self._order.note()
+            self._unsaved, self._in_step = True, False
+
+    def _compare_with_best(self, row: dict) -> None:
+        metric = self.folder.metric
+        if metric not in row:
+            raise ValueError(
+                f"end_epoch was given {', '.join(map(repr, row))}, and not {metric!r}, the metric that tells the best: "
+                f"give it, or name another one as metric."
+            )
+        if self.folder.is_better(row[metric], than=self.best):
+            self._counters |= {"best": row[metric], "epochs_without_better": 0}
+        else:
+            self._counters["epochs_without_better"] += 1
+
+    def _is_finished(self, count: int, patience: int | None) -> bool:
+        out_of_patience = patience is not None and self._counters["epochs_without_better"] >= patience
+        return self.epoch > count or out_of_patience
+
+    def _end_body(self) -> None:
+        self._counters |= {"epoch": self.epoch + 1, "loops": 0, "seen": 0, "sums": {}}
+        self._order.note()
+        self._order.begin_epoch()
+        self._ended = False
+        if self.folder:
+            self._save(new_metrics=True)
+
+    def _save(self, new_metrics: bool = False) -> None:
+        self.folder.save(self._checkpoint(), new_metrics)
+        self._saved_step, self._unsaved, self._at_last_step = self.step, False, None
+
+    def _keep_in_memory(self) -> None:
+        """What runs between the last batch and the end of the epoch moves random numbers, and perhaps the parts: if it is
+        stopped, this copy is saved, and runs again after the resume."""
+        try:
+            self._at_last_step = self._snapshot.copy(self._checkpoint())
+        except (MemoryError, RuntimeError):  # PyTorch's way to say that memory is short
+            self._save()
+
+    def _save_what_is_done(self) -> None:
+        if self._unsaved:
+            self.folder.save(self._at_last_step or self._checkpoint())
+            self._saved_step, self._unsaved = self.step, False
+
+    def _save_after(self, error: BaseException) -> None:
+        """An error between two steps, of an evaluation, say, does not cost the work before it."""
+        try:
+            self._save_what_is_done()
+            self.folder.wait()
+        except CheckpointError as trouble:
+            warnings.warn(f"After {type(error).__name__}, the last steps could not be saved. {trouble}", stacklevel=3)
