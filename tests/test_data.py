@@ -6,8 +6,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from course_utils import data
-from course_utils.data import AUGMENT, CLASSES, CatsAndDogs, EpochSampler, load_datasets, make_loader
+from course_utils.data import AUGMENT, CLASSES, CatsAndDogs, EpochSampler, datasets, load_datasets, make_loader
 from course_utils.data.archive import ArchiveError, ArchiveUnreachable
 
 TO_TENSOR = v2.Compose([v2.Resize((32, 32)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
@@ -120,7 +119,7 @@ def test_auto_draws_when_the_archive_does_not_answer_and_says_so(monkeypatch, ca
     def unreachable(*_, **__):
         raise ArchiveUnreachable("No answer from example.org.")
 
-    monkeypatch.setattr(data, "fetch_photos", unreachable)
+    monkeypatch.setattr(datasets, "fetch_photos", unreachable)
     load_datasets(TO_TENSOR, per_class=5, source="auto")
     said = capsys.readouterr().out
     assert "drawn" in said and "No answer from example.org." in said and said.count("\n") == 1
@@ -132,33 +131,33 @@ def test_auto_does_not_hide_that_the_archive_is_damaged(monkeypatch):
     def damaged(*_, **__):
         raise ArchiveError("Cat/3.jpg does not match its CRC-32.")
 
-    monkeypatch.setattr(data, "fetch_photos", damaged)
+    monkeypatch.setattr(datasets, "fetch_photos", damaged)
     with pytest.raises(ArchiveError, match="CRC-32"):
         load_datasets(TO_TENSOR, per_class=5, source="auto")
 
 
 def test_the_source_comes_from_the_environment(monkeypatch, capsys):
     monkeypatch.setenv("COURSE_DATA", "drawn")
-    data.find_images(per_class=5)
+    datasets.find_images(per_class=5)
     assert "'drawn'" in capsys.readouterr().out
     monkeypatch.setenv("COURSE_DATA", "painted")
     with pytest.raises(ValueError, match="'painted'"):
-        data.find_images(per_class=5)
+        datasets.find_images(per_class=5)
 
 
 def test_bad_numbers_are_refused():
     with pytest.raises(ValueError, match="per_class is 0"):
-        data.find_images(per_class=0, source="drawn")
+        datasets.find_images(per_class=0, source="drawn")
 
 
 def test_strays_in_the_folder_do_not_become_images_or_classes(monkeypatch, tmp_path):
     monkeypatch.setenv("COURSE_DATA_DIR", str(tmp_path))
-    files = data.find_images(per_class=3, source="drawn")
+    files = datasets.find_images(per_class=3, source="drawn")
     for stray in (".ipynb_checkpoints", "Fish"):  # an ImageFolder would take them for classes
         (files[0].parent.parent / stray).mkdir()
     (files[0].parent / "Thumbs.db").write_bytes(b"no image")
-    assert data.find_images(per_class=3, source="drawn") == files
-    monkeypatch.setattr(data, "find_images", lambda *_: files[:3])
+    assert datasets.find_images(per_class=3, source="drawn") == files
+    monkeypatch.setattr(datasets, "find_images", lambda *_: files[:3])
     with pytest.raises(RuntimeError, match=r"\['Cat'\]"):
         load_datasets(TO_TENSOR)
 
@@ -171,8 +170,8 @@ def test_fewer_photos_are_the_first_of_more_in_the_order_of_the_archive(monkeypa
         (folder / "manifest.json").write_text(json.dumps({"files": dict.fromkeys(names)}))
 
     monkeypatch.setenv("COURSE_DATA_DIR", str(tmp_path))
-    monkeypatch.setattr(data, "fetch_photos", fetch)
-    files = data.find_images(per_class=2, source="photos")
+    monkeypatch.setattr(datasets, "fetch_photos", fetch)
+    files = datasets.find_images(per_class=2, source="photos")
     assert [str(file.relative_to(tmp_path / "photos")) for file in files] == [names[0], names[1], names[4], names[5]]
 
 
@@ -180,7 +179,7 @@ def test_decoded_images_are_the_same_and_read_no_file_again(drawn, monkeypatch):
     train = drawn[0].take(4)
     kept = train.decoded()
     before = [train[0][0], train[(1, 3)][0]]
-    monkeypatch.setattr(data.Image, "open", lambda _: pytest.fail("a file was opened"))
+    monkeypatch.setattr(datasets.Image, "open", lambda _: pytest.fail("a file was opened"))
     assert all(torch.equal(a, b) for a, b in zip(before, [kept[0][0], kept[(1, 3)][0]]))
 
 
@@ -205,4 +204,4 @@ def test_a_folder_that_cannot_hold_drawn_images_is_named_with_a_way_out(monkeypa
     (tmp_path / "file").touch()
     monkeypatch.setenv("COURSE_DATA_DIR", str(tmp_path / "file"))
     with pytest.raises(ArchiveError, match="Could not write .*file.*set COURSE_DATA_DIR to another folder"):
-        data.find_images(1, source="drawn")
+        datasets.find_images(1, source="drawn")
