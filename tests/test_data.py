@@ -1,12 +1,15 @@
 """Datasets and loaders: splits, order and augmentation as pure functions."""
 
+import io
 import json
 
+import numpy as np
 import pytest
 import torch
+from PIL import ExifTags, Image
 from torchvision.transforms import v2
 
-from course_utils.data import AUGMENT, CLASSES, CatsAndDogs, EpochSampler, datasets, load_datasets, make_loader
+from course_utils.data import AUGMENT, CLASSES, CatsAndDogs, EpochSampler, archive, datasets, load_datasets, make_loader
 from course_utils.data.archive import ArchiveError, ArchiveUnreachable
 
 TO_TENSOR = v2.Compose([v2.Resize((32, 32)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
@@ -105,14 +108,93 @@ def test_take_gives_as_many_cats_as_dogs_and_refuses_what_it_has_not(drawn):
             drawn[0].take(count)
 
 
-def test_an_image_that_is_not_rgb_becomes_rgb(tmp_path):
-    from PIL import Image
+def saved(picture, kind="PNG", **options):
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
 
-    path = tmp_path / "Cat" / "0.png"
-    path.parent.mkdir()
-    Image.new("LA", (40, 40)).save(path)
+
+def opened(tmp_path, data):
+    path = tmp_path / "Cat" / "0.jpg"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
     dataset = CatsAndDogs([path], TO_TENSOR)
-    assert dataset.image(0).mode == "RGB" and dataset[0][0].shape == (3, 32, 32)
+    assert dataset[0][0].shape == (3, 32, 32)
+    return dataset.image(0)
+
+
+STRIPES = np.tile(np.arange(0, 256, 5, dtype=np.uint8), (40, 1))  # 52 greys from black to white
+GREY = Image.fromarray(STRIPES)
+SHOWN = np.where(STRIPES == 100, 128, STRIPES)  # the hundred is hidden, and the background shows
+OPAQUE = GREY.point(lambda value: 255 * (value != 100))
+VEILED = Image.merge("LA", (GREY, OPAQUE))
+
+
+@pytest.mark.parametrize(
+    "data, expected",
+    [
+        (saved(GREY), STRIPES),
+        (saved(GREY.convert("CMYK"), "TIFF"), STRIPES),
+        (saved(Image.fromarray(STRIPES.astype(np.uint16) * 257)), STRIPES),
+        (saved(Image.fromarray(STRIPES.astype(np.uint16) * 257), transparency=25700), SHOWN),
+        (saved(VEILED), SHOWN),
+        (saved(VEILED.convert("RGBA")), SHOWN),
+        (saved(VEILED.convert("RGBA"), "WEBP", lossless=True), SHOWN),
+        (saved(GREY, transparency=100), SHOWN),
+        (saved(GREY.convert("RGB"), transparency=(100, 100, 100)), SHOWN),
+        (saved(GREY.convert("P"), transparency=100), SHOWN),
+        (saved(GREY.convert("P"), transparency=bytes(255 * (value != 100) for value in range(256))), SHOWN),
+        (saved(GREY.convert("P"), "GIF", transparency=100), SHOWN),
+    ],
+)
+def test_an_image_is_what_every_viewer_shows(tmp_path, data, expected):
+    image = opened(tmp_path, data)
+    assert image.mode == "RGB" and archive._unusable(data) is None
+    assert np.array_equal(np.asarray(image), np.stack([expected] * 3, axis=2))
+
+
+def test_half_transparent_is_half_background(tmp_path):
+    colour = opened(tmp_path, saved(Image.new("RGBA", (40, 40), (200, 0, 0, 128)))).getpixel((0, 0))
+    assert colour == pytest.approx((164, 64, 64), abs=1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_stands_upright(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    pixels = np.arange(0, 240, 40, dtype=np.uint8).reshape(2, 3)  # stored so; 6, for example, is shown turned right
+    shown = [None, pixels, pixels[:, ::-1], pixels[::-1, ::-1], pixels[::-1], pixels.T]
+    shown += [np.rot90(pixels, -1), pixels[::-1, ::-1].T, np.rot90(pixels)]
+    for kind in ("PNG", "TIFF"):
+        image = opened(tmp_path, saved(Image.fromarray(pixels), kind, exif=exif))
+        assert np.array_equal(np.asarray(image)[..., 0], shown[orientation])
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0no TIFF header", b"Exif\0\0II*\0\xff\xff\0\0", b""])
+def test_damaged_exif_turns_nothing_and_warns_of_nothing(tmp_path, recwarn, exif):
+    assert opened(tmp_path, saved(Image.new("RGB", (48, 32)), "JPEG", exif=exif)).size == (48, 32)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    "data, reason",
+    [
+        (saved(Image.fromarray(STRIPES.astype(np.int32)), "TIFF"), "mode I, whose black and white nobody can tell"),
+        (saved(Image.fromarray(STRIPES.astype(np.float32)), "TIFF"), "mode F, whose black"),
+        (saved(Image.fromarray(STRIPES.astype(np.uint16)), "TIFF"), "mode I;16, whose black"),
+        (saved(GREY)[:-60], ""),
+        (saved(GREY, "JPEG")[:-60], "truncated"),
+        (b"", "cannot identify"),
+        (b"<html>not an image</html>", "cannot identify"),
+    ],
+)
+def test_a_file_that_gives_no_picture_is_named(tmp_path, data, reason):
+    with pytest.raises(ValueError, match=rf"Cat/0.jpg gives no picture \(.*{reason}.*\). Replace it"):
+        opened(tmp_path, data)
+    assert archive._unusable(data)
+    (tmp_path / "Cat" / "0.jpg").unlink()
+    with pytest.raises(ValueError, match=r"Cat/0.jpg gives no picture \(.*No such file"):
+        CatsAndDogs([tmp_path / "Cat" / "0.jpg"], TO_TENSOR).image(0)
 
 
 def test_auto_draws_when_the_archive_does_not_answer_and_says_so(monkeypatch, capsys):
@@ -179,7 +261,7 @@ def test_decoded_images_are_the_same_and_read_no_file_again(drawn, monkeypatch):
     train = drawn[0].take(4)
     kept = train.decoded()
     before = [train[0][0], train[(1, 3)][0]]
-    monkeypatch.setattr(datasets.Image, "open", lambda _: pytest.fail("a file was opened"))
+    monkeypatch.setattr(Image, "open", lambda _: pytest.fail("a file was opened"))
     assert all(torch.equal(a, b) for a, b in zip(before, [kept[0][0], kept[(1, 3)][0]]))
 
 

@@ -13,14 +13,13 @@ import json
 import os
 import re
 import sys
-import warnings
 import zipfile
 import zlib
 from pathlib import Path
 
-from PIL import Image
 from tqdm.auto import tqdm
 
+from course_utils.data.pictures import UnknownRange, read_rgb
 from course_utils.data.remote import HINT, ArchiveError, ArchiveUnreachable, RangeFile, download, open_session, writing
 
 __all__ = ["ARCHIVE_URL", "CLASSES", "ArchiveError", "ArchiveUnreachable", "fetch_photos"]
@@ -150,10 +149,11 @@ def _read(archive, member, url) -> bytes:
 
 
 def _unusable(data) -> str | None:
-    """Why Pillow cannot decode the image, or None if it can."""
+    """Why the file gives no picture, or None if it gives one."""
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as image:  # odd EXIF blocks
-            image.convert("RGB")
+        read_rgb(io.BytesIO(data))
+    except UnknownRange as error:
+        return str(error)
     except Exception as error:  # on damaged files the decoders raise nearly everything
         return f"unreadable ({type(error).__name__})"
 

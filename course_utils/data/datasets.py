@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from course_utils.data.archive import CLASSES, ArchiveUnreachable, fetch_photos
 from course_utils.data.drawing import DRAWING_VERSION, draw
+from course_utils.data.pictures import read_rgb
 from course_utils.data.remote import writing
 from course_utils.runtime import data_dir
 
@@ -109,11 +110,20 @@ class CatsAndDogs(Dataset):
         return len(self.files)
 
     def image(self, index: int) -> Image.Image:
-        """The picture itself, RGB, whatever the file's own mode."""
+        """The picture itself, 8-bit RGB, as every viewer shows the file (see `as_rgb`).
+
+        Raises ValueError with the file's path when it cannot be read or gives no picture.
+        """
         if self.pictures is not None:
             return self.pictures[index]
-        with Image.open(self.files[index]) as picture:
-            return picture.convert("RGB")
+        try:
+            with open(self.files[index], "rb") as file:
+                return read_rgb(file)
+        except Exception as error:  # on damaged files the decoders raise nearly everything
+            raise ValueError(
+                f"{self.files[index]} gives no picture ({str(error) or type(error).__name__}). Replace it; one of "
+                "the course's own may be deleted, and load_datasets draws or fetches it anew."
+            ) from error
 
     def __getitem__(self, key: int | tuple[int, int]):
         epoch, index = key if isinstance(key, tuple) else (None, key)
