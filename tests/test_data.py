@@ -244,6 +244,30 @@ def test_strays_in_the_folder_do_not_become_images_or_classes(monkeypatch, tmp_p
         load_datasets(TO_TENSOR)
 
 
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda data: b"",
+        lambda data: data[:-12],
+        lambda data: data[: len(data) // 2],
+        lambda data: bytes(len(data)),
+        lambda data: data[:2000] + bytes([data[2000] ^ 1]) + data[2001:],
+        lambda data: saved(GREY, "JPEG")[:-60],
+        lambda data: b"<html>not an image</html>",
+    ],
+)
+def test_a_damaged_drawing_is_drawn_anew_and_the_others_are_left_alone(monkeypatch, tmp_path, harm):
+    monkeypatch.setenv("COURSE_DATA_DIR", str(tmp_path))
+    files = datasets.find_images(2, source="drawn")
+    whole = [file.read_bytes() for file in files]
+    files[2].write_bytes(harm(whole[2]))
+    others = [file.stat().st_mtime_ns for file in files if file != files[2]]
+    assert datasets.find_images(2, source="drawn") == files
+    assert [file.read_bytes() for file in files] == whole
+    assert [file.stat().st_mtime_ns for file in files if file != files[2]] == others
+    assert sorted(tmp_path.rglob("*.*")) == sorted(files), "half-written files are left"
+
+
 def test_fewer_photos_are_the_first_of_more_in_the_order_of_the_archive(monkeypatch, tmp_path):
     names = [f"PetImages/{name}/{number}.jpg" for name in CLASSES for number in (0, 10008, 10020, 3)]
 

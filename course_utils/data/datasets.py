@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from course_utils.data.archive import CLASSES, ArchiveUnreachable, fetch_photos
 from course_utils.data.drawing import DRAWING_VERSION, draw
-from course_utils.data.pictures import read_rgb
+from course_utils.data.pictures import is_whole, read_rgb
 from course_utils.data.remote import writing
 from course_utils.runtime import data_dir
 
@@ -66,10 +66,10 @@ def _photos(per_class: int) -> list[Path]:
 
 
 def _draw_images(per_class: int) -> list[Path]:
-    """Draw what is not on disk yet. Each file is written aside and renamed: two notebooks may draw at once."""
+    """Draw what is not whole on disk. Each file is written aside and renamed: two notebooks may draw at once."""
     folder = data_dir() / "drawn" / f"version-{DRAWING_VERSION}"
     files = [folder / name / f"{number}.png" for name in CLASSES for number in range(per_class)]
-    missing = [file for file in files if not file.exists()]
+    missing = [file for file in files if not is_whole(file)]
     with writing(folder):
         for name in CLASSES:
             (folder / name).mkdir(parents=True, exist_ok=True)
