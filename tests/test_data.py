@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import ExifTags, Image
+from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset, random_split
+from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from course_utils.data import AUGMENT, CLASSES, CatsAndDogs, EpochSampler, archive, datasets, load_datasets, make_loader
@@ -90,6 +92,113 @@ def test_batches_are_the_same_with_any_number_of_workers(drawn, workers):
 
     for alone, helped in zip(batches(0), batches(workers), strict=True):
         assert torch.equal(alone, helped)
+
+
+class Numbers(Dataset):
+    """Knows plain indices only, as datasets do that know nothing of this project."""
+
+    def __init__(self, length=12):
+        self.length = length
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        assert type(index) is int and 0 <= index < self.length
+        return torch.tensor(index)
+
+
+class Pairs(Numbers):
+    """Says that it takes (epoch, index), and gives both."""
+
+    takes_epochs = True
+
+    def __getitem__(self, key):
+        epoch, index = key
+        return torch.tensor([epoch, super().__getitem__(index)])
+
+
+class Either(Numbers):
+    """Takes both kinds of key, and does not say so."""
+
+    def __getitem__(self, key):
+        return super().__getitem__(key[1] if isinstance(key, tuple) else key)
+
+
+class Doubled(Subset):
+    """A Subset whose own __getitem__ is part of the data."""
+
+    def __getitem__(self, index):
+        return 2 * super().__getitem__(index)
+
+    def __getitems__(self, indices):
+        return [self[index] for index in indices]
+
+
+def order(dataset, epoch=3, workers=0):
+    """All samples of an epoch in the order of a loader, as lists and numbers."""
+    loader = make_loader(dataset, batch_size=2, shuffle=True, workers=workers)
+    loader.sampler.set_epoch(epoch)
+    return [sample for batch in loader for sample in (batch[0] if isinstance(batch, list) else batch).tolist()]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    "dataset, samples",
+    [
+        (Numbers(), range(12)),
+        (Either(), range(12)),
+        (list(range(12)), range(12)),
+        (TensorDataset(torch.arange(12), torch.arange(12)), range(12)),
+        (Subset(Numbers(), range(4, 10)), range(4, 10)),
+        (Subset(Subset(Numbers(), range(2, 12)), [7, 1, 0, 3]), [9, 3, 2, 5]),
+        (ConcatDataset([Numbers(2), Numbers(4)]), [0, 1, 0, 1, 2, 3]),
+        (Doubled(Numbers(), range(4)), [0, 2, 4, 6]),
+        (Pairs(4), [[3, 0], [3, 1], [3, 2], [3, 3]]),
+        (Subset(Pairs(), torch.arange(8, 10)), [[3, 8], [3, 9]]),
+        (Subset(Subset(Pairs(), range(2, 12)), [7, 1]), [[3, 3], [3, 9]]),
+        (ConcatDataset([Pairs(1), Subset(Pairs(), [5, 6]), Pairs(3)]), [[3, i] for i in (0, 5, 6, 0, 1, 2)]),
+    ],
+)
+def test_any_dataset_with_a_length_is_given_in_an_order_of_the_epoch(dataset, samples, workers):
+    seen = order(dataset, 3, workers)
+    assert sorted(seen) == sorted(samples)
+    assert order(dataset, 3, workers) == seen and (len(samples) < 6 or order(dataset, 4, workers) != seen)
+
+
+def test_plain_indices_come_in_the_order_of_the_pairs():
+    assert order(Numbers()) == [index for _, index in order(Pairs())]
+
+
+def test_a_foreign_folder_of_images_is_trained_on(drawn):
+    folder = ImageFolder(drawn[0].files[0].parent.parent, TO_TENSOR)
+    images, labels = next(iter(make_loader(folder, shuffle=True)))
+    assert images.shape == (32, 3, 32, 32) and labels.dtype == torch.int64
+
+
+def test_a_part_of_the_images_is_augmented_as_the_whole(drawn):
+    part, _ = random_split(drawn[0], [8, len(drawn[0]) - 8])
+    loader = make_loader(part + Subset(drawn[0], [0, 1]), batch_size=10, shuffle=True)
+    loader.sampler.set_epoch(2)
+    expected = [drawn[0][(2, index)][0] for index in [*part.indices, 0, 1]]
+    images = next(iter(loader))[0]
+    assert all(any(torch.equal(image, other) for other in images) for image in expected)
+
+
+def test_a_stream_has_no_order_to_choose():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(range(6))
+
+        def __len__(self):
+            return 6
+
+    assert [batch.tolist() for batch in make_loader(Stream(), batch_size=3)] == [[0, 1, 2], [3, 4, 5]]
+    for stream in (Stream(), (i for i in range(6))):
+        with pytest.raises(
+            ValueError, match="shuffle=True needs a dataset with a length and .*(Stream|generator) is a"
+        ):
+            make_loader(stream, shuffle=True)
 
 
 def test_a_loader_leaves_the_rng_of_the_training_alone(drawn):

@@ -96,6 +96,7 @@ class CatsAndDogs(Dataset):
     """
 
     classes = CLASSES
+    takes_epochs = True  # asks make_loader for keys (epoch, i)
 
     def __init__(self, files: list[Path], transform: Callable, augment: Callable | None = None, seed: int = 0):
         """files: paths whose folder is a class name. augment: PIL image to PIL image, random through torch's RNG."""
