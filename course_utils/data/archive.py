@@ -30,8 +30,8 @@ ARCHIVE_SIZE = 824_887_076  # bytes
 ARCHIVE_SHA256 = "b7974bd00a84a99921f36ee4403f089853777b5ae8d151c76a86e64900334af9"
 CLASSES = ("Cat", "Dog")
 
-IMAGE = re.compile(r"PetImages/(Cat|Dog)/[0-9]+\.jpg")
-CLIMBS_OUT = re.compile(r"^/|\\|^[A-Za-z]:|(^|/)\.\.(/|$)")
+IMAGE = re.compile(r"PetImages/(Cat|Dog)/[0-9]+\.(?i:jpe?g)")
+CLIMBS_OUT = re.compile(r"^/|^[A-Za-z]:|(^|/)\.\.(/|$)")
 
 
 def fetch_photos(folder: Path, per_class: int = 500, full: bool = False, url: str | None = None) -> Path:
@@ -44,9 +44,9 @@ def fetch_photos(folder: Path, per_class: int = 500, full: bool = False, url: st
 
     `folder`/manifest.json lists each class's photos in the archive's order with size and CRC-32 ("files"), what was
     left out and why ("left_out"), the classes that have no more to give ("exhausted"), and counts the bytes of all
-    fetches ("bytes_fetched"). Raises ArchiveUnreachable, or ArchiveError for everything else (no Range support, a
-    changed size, a wrong hash, damaged or foreign members, a full disk). What is complete by then stays, and is not
-    fetched again; nothing incomplete bears a photo's name.
+    fetches ("bytes_fetched"). Raises ArchiveUnreachable when this address does not give the archive, or not in parts,
+    and ArchiveError for everything else (a changed size, a wrong hash, damaged or foreign members, a full disk). What
+    is complete by then stays, and is not fetched again; nothing incomplete bears a photo's name.
     """
     if per_class < 1:
         raise ValueError(f"per_class is {per_class}: ask for at least one photo of each class.")
@@ -76,8 +76,12 @@ def _unpack(file, url, folder, wanted, manifest, plan=None):
     """Write the first `wanted` usable photos of each class that are not there yet, and list them in the manifest."""
     try:
         archive = zipfile.ZipFile(file)
-    except zipfile.BadZipFile as error:
-        raise ArchiveError(f"{url} sends no complete zip archive ({error}). {HINT}") from error
+    except ArchiveError:
+        raise
+    except Exception as error:  # on what is no archive, or a damaged one, zipfile raises nearly everything
+        if not plan or _starts_as_zip(file):
+            raise ArchiveError(f"{url} sends no complete zip archive ({_said(error)}). {HINT}") from error
+        raise ArchiveUnreachable(f"{url} sends something else than a zip archive. {HINT}") from error
     images, strays = _members(archive, url)
     if manifest["url"] != url:
         manifest |= {"url": url, "files": {}, "left_out": strays}
@@ -95,7 +99,7 @@ def _unpack(file, url, folder, wanted, manifest, plan=None):
         starts = sorted({member.header_offset for member in archive.infolist()} | {archive.start_dir})
         end_of = dict(zip(starts, starts[1:]))
         plan(
-            (member.header_offset, end_of[member.header_offset])
+            (member.header_offset, end_of.get(member.header_offset, member.header_offset))
             for name in CLASSES
             for member in photos[name][:wanted]
             if not _intact(folder, member.filename, _entry(member))
@@ -120,32 +124,43 @@ def _unpack(file, url, folder, wanted, manifest, plan=None):
 
 def _members(archive, url) -> tuple[list[zipfile.ZipInfo], list[dict[str, str]]]:
     """The images of the archive, in its order, and what is left out. No name gets past here that could do harm."""
-    images, strays, classes = [], [], set()
+    images, strays, classes = {}, [], set()
     for member in archive.infolist():
-        if CLIMBS_OUT.search(member.orig_filename):
+        name = member.filename = member.filename.replace("\\", "/")  # made on Windows, by a program that leaves them
+        if CLIMBS_OUT.search(member.orig_filename.replace("\\", "/")):
             raise ArchiveError(
                 f"{url} has a member {member.orig_filename!r}, which climbs out of the folder, and "
                 f"nothing of it was written: this is not the course's archive. {HINT}"
             )
-        if found := re.match(r"PetImages/([^/]+)/", member.filename):
+        if found := re.match(r"PetImages/([^/.][^/]*)/", name):
             classes.add(found[1])
-        if IMAGE.fullmatch(member.filename) and member.file_size:
-            images.append(member)
-        elif not member.is_dir():
-            strays.append({"file": member.filename, "reason": "not a photo" if member.file_size else "zero bytes"})
+        if IMAGE.fullmatch(name) and member.file_size:
+            images[name.lower()] = member  # to some disks 0.jpg and 0.JPG are one file: the last counts
+        elif not name.endswith("/"):
+            strays.append({"file": name, "reason": "not a photo" if member.file_size else "zero bytes"})
     if classes != set(CLASSES):
         raise ArchiveError(f"{url} has the classes {sorted(classes)} in PetImages, not exactly {list(CLASSES)}. {HINT}")
-    return images, strays
+    return list(images.values()), strays
 
 
 def _read(archive, member, url) -> bytes:
     try:
         return archive.read(member)  # checks the CRC
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
+    except ArchiveError:
+        raise
+    except Exception as error:  # see _unpack; also what Python cannot unpack, such as encrypted members
         raise ArchiveError(
-            f"{member.filename} comes damaged from {url} ({error}) and was not kept. Run again; if that "
-            "does not help, try another COURSE_ARCHIVE_URL."
+            f"{member.filename} comes damaged from {url} ({_said(error)}) and was not kept. Run again. {HINT}"
         ) from error
+
+
+def _said(error) -> str:
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
+
+
+def _starts_as_zip(file) -> bool:
+    file.seek(0)
+    return file.read(4) == b"PK\x03\x04"
 
 
 def _unusable(data) -> str | None:
@@ -185,7 +200,7 @@ def _read_manifest(folder) -> dict:
     empty = {"url": None, "files": {}, "left_out": [], "exhausted": [], "bytes_fetched": 0}
     try:
         return empty | json.loads((folder / "manifest.json").read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         return empty  # photos on the disk are then known by the CRCs in the archive's directory
 
 
