@@ -175,6 +175,16 @@ def test_unusable_members_are_listed_and_the_next_take_their_place(tmp_path, fol
     fetch_photos(folder, 99, url=server.url)  # there are no more, and that is known
 
 
+def test_a_picture_whose_black_and_white_nobody_can_tell_is_left_out(tmp_path, folder):
+    deep = io.BytesIO()
+    Image.fromarray(np.linspace(0, 1, 1024, dtype=np.float32).reshape(32, 32)).save(deep, "TIFF")
+    with serve(make_zip(tmp_path / "deep.zip", CLEAN | {"PetImages/Cat/1.jpg": deep.getvalue()})) as server:
+        fetch_photos(folder, 2, url=server.url)
+    check(folder, names([0, 2], [0, 1]))
+    reason = "grey values of mode F, whose black and white nobody can tell"
+    assert manifest(folder)["left_out"] == [{"file": "PetImages/Cat/1.jpg", "reason": reason}]
+
+
 def test_a_connection_that_breaks_off_is_taken_up_again(clean, folder):
     with serve(clean, cut={2: 9000, 3: 100, 5: 9000}) as server:
         fetch_photos(folder, 8, url=server.url)

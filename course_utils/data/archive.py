@@ -20,7 +20,16 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from course_utils.data.pictures import UnknownRange, read_rgb
-from course_utils.data.remote import HINT, ArchiveError, ArchiveUnreachable, RangeFile, download, open_session, writing
+from course_utils.data.remote import (
+    HINT,
+    ArchiveError,
+    ArchiveUnreachable,
+    RangeFile,
+    download,
+    open_session,
+    write_whole,
+    writing,
+)
 
 __all__ = ["ARCHIVE_URL", "CLASSES", "ArchiveError", "ArchiveUnreachable", "fetch_photos"]
 
@@ -68,7 +77,7 @@ def fetch_photos(folder: Path, per_class: int = 500, full: bool = False, url: st
         finally:  # after an error too: what is complete is not fetched again
             manifest["bytes_fetched"] += session.fetched
             if manifest["url"] or session.fetched:
-                _write(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
+                write_whole(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
     return folder / "PetImages"
 
 
@@ -115,7 +124,7 @@ def _unpack(file, url, folder, wanted, manifest, plan=None):
                 if reason := _unusable(data):
                     manifest["left_out"].append({"file": member.filename, "reason": reason})
                     continue
-                _write(path, data)
+                write_whole(path, data)
                 files[member.filename] = _entry(member)
             taken += 1
         if taken < wanted:
@@ -202,15 +211,3 @@ def _read_manifest(folder) -> dict:
         return empty | json.loads((folder / "manifest.json").read_text())
     except (OSError, ValueError, TypeError):
         return empty  # photos on the disk are then known by the CRCs in the archive's directory
-
-
-def _write(path, data):
-    """Write aside, then replace: `path` is there whole or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with writing(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_bytes(data)
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)

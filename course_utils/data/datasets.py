@@ -5,6 +5,7 @@ and the number of workers does not matter (notebook 03, section "The data order"
 """
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from tqdm.auto import tqdm
 from course_utils.data.archive import CLASSES, ArchiveUnreachable, fetch_photos
 from course_utils.data.drawing import DRAWING_VERSION, draw
 from course_utils.data.pictures import is_whole, read_rgb
-from course_utils.data.remote import writing
+from course_utils.data.remote import write_whole
 from course_utils.runtime import data_dir
 
 DRAWN_SEED = 0
@@ -66,18 +67,15 @@ def _photos(per_class: int) -> list[Path]:
 
 
 def _draw_images(per_class: int) -> list[Path]:
-    """Draw what is not whole on disk. Each file is written aside and renamed: two notebooks may draw at once."""
+    """Draw what is not whole on disk; two notebooks may do so at once."""
     folder = data_dir() / "drawn" / f"version-{DRAWING_VERSION}"
     files = [folder / name / f"{number}.png" for name in CLASSES for number in range(per_class)]
     missing = [file for file in files if not is_whole(file)]
-    with writing(folder):
-        for name in CLASSES:
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        for file in tqdm(missing, desc="Drawing cats and dogs", delay=2, disable=not missing):
-            aside = file.with_name(f"{file.name}.{os.getpid()}.part")
-            index = 2 * int(file.stem) + CLASSES.index(file.parent.name)  # even: a cat, odd: a dog
-            draw(DRAWN_SEED, index).save(aside, format="PNG")
-            os.replace(aside, file)
+    for file in tqdm(missing, desc="Drawing cats and dogs", delay=2, disable=not missing):
+        index = 2 * int(file.stem) + CLASSES.index(file.parent.name)  # even: a cat, odd: a dog
+        png = io.BytesIO()
+        draw(DRAWN_SEED, index).save(png, format="PNG")
+        write_whole(file, png.getvalue())
     return files
 
 

@@ -195,3 +195,15 @@ def writing(path: Path):
             f"Could not write {path}: {error.strerror}. Free some space, or set COURSE_DATA_DIR to "
             "another folder, and run again: what is complete is kept."
         ) from error
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write aside, then replace: `path` is there whole or not at all, whoever else writes it. Raises ArchiveError."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside.write_bytes(data)
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
