@@ -67,7 +67,7 @@ def _get(session, url, start, stop) -> tuple[requests.Response, int | None]:
     if answer.status_code not in (200, 206):
         raise ArchiveUnreachable(f"{url} answers {answer.status_code} {answer.reason}. {HINT}")
     if "html" in answer.headers.get("Content-Type", ""):
-        where = url if answer.url == url else f"{url} leads to {answer.url}, which"
+        where = f"{url} leads to {answer.url}, which" if answer.history else url
         raise ArchiveUnreachable(f"{where} sends a web page, such as a log-in or a filter's, and no archive. {HINT}")
     if answer.status_code == 206 and not (told and told[1].startswith(f"{start}-")):
         raise ArchiveUnreachable(f"{url} was asked for other bytes than it sends. {HINT}")
