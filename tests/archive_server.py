@@ -17,16 +17,21 @@ from werkzeug.utils import send_file
 
 
 class ArchiveServer:
-    """`ranges=False`: no Range support. `cut={2: 1000}`: the third answer breaks off after 1000 bytes."""
+    """`ranges=False`: no Range support. `cut={2: 1000}`: the third answer breaks off after 1000 bytes.
 
-    def __init__(self, file: Path, ranges: bool = True, cut: dict[int, int] | None = None):
-        self.file, self.ranges, self.cut = Path(file).absolute(), ranges, cut or {}
+    `instead`: a WSGI application that answers every request, such as a log-in page.
+    """
+
+    def __init__(self, file: Path, ranges: bool = True, cut: dict[int, int] | None = None, instead=None):
+        self.file, self.ranges, self.cut, self.instead = Path(file).absolute(), ranges, cut or {}, instead
         self.requests: list[str | None] = []  # the Range header of each request
         self.sent = 0  # bytes
 
     def __call__(self, environ, start_response):
         number = len(self.requests)
         self.requests.append(environ.get("HTTP_RANGE"))
+        if self.instead:
+            return self.instead(environ, start_response)
         if not self.ranges:
             environ.pop("HTTP_RANGE", None)
         try:

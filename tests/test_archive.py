@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from archive_server import serve
 from PIL import Image
+from werkzeug.utils import redirect
+from werkzeug.wrappers import Response
 
-from course_utils.data import archive, remote
+from course_utils.data import archive, find_images, remote
 from course_utils.data.archive import ArchiveError, ArchiveUnreachable, fetch_photos
 
 NEEDS_DEV_FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's always full disk")
@@ -173,6 +175,16 @@ def test_unusable_members_are_listed_and_the_next_take_their_place(tmp_path, fol
     fetch_photos(folder, 99, url=server.url)  # there are no more, and that is known
 
 
+def test_a_picture_whose_black_and_white_nobody_can_tell_is_left_out(tmp_path, folder):
+    deep = io.BytesIO()
+    Image.fromarray(np.linspace(0, 1, 1024, dtype=np.float32).reshape(32, 32)).save(deep, "TIFF")
+    with serve(make_zip(tmp_path / "deep.zip", CLEAN | {"PetImages/Cat/1.jpg": deep.getvalue()})) as server:
+        fetch_photos(folder, 2, url=server.url)
+    check(folder, names([0, 2], [0, 1]))
+    reason = "grey values of mode F, whose black and white nobody can tell"
+    assert manifest(folder)["left_out"] == [{"file": "PetImages/Cat/1.jpg", "reason": reason}]
+
+
 def test_a_connection_that_breaks_off_is_taken_up_again(clean, folder):
     with serve(clean, cut={2: 9000, 3: 100, 5: 9000}) as server:
         fetch_photos(folder, 8, url=server.url)
@@ -193,6 +205,24 @@ def test_what_arrived_before_the_end_is_kept(clean, folder):
     assert int(server.requests[2].split("=")[1].split("-")[0]) > 2000  # not from the first cat on
 
 
+def mark(path, name, place, value):
+    """Write a 16-bit number into the entry of a member in the archive's directory."""
+    data = bytearray(path.read_bytes())
+    entry = data.rindex(name.encode()) - 46
+    assert data[entry : entry + 4] == b"PK\1\2"
+    data[entry + place : entry + place + 2] = value.to_bytes(2, "little")
+    path.write_bytes(data)
+
+
+VERSION, FLAGS, METHOD, OFFSET = 6, 8, 10, 44  # places in such an entry; OFFSET: the upper half of the member's place
+
+
+def misname(path):
+    """A name that says it is UTF-8, and is not."""
+    mark(path, "PetImages/Dog/7.jpg", FLAGS, 1 << 11)
+    path.write_bytes(path.read_bytes().replace(b"PetImages/Dog/7.jpg", b"PetImages/Dog/\xff.jpg"))
+
+
 def flip(path, name):
     data = bytearray(path.read_bytes())
     data[data.index(CLEAN[name]) + 300] ^= 1
@@ -205,18 +235,28 @@ def flip(path, name):
         (lambda path: flip(path, "PetImages/Cat/2.jpg"), ArchiveError, "Cat/2.jpg comes damaged .*Bad CRC-32"),
         (lambda path: path.write_bytes(path.read_bytes()[:-40]), ArchiveError, "no complete zip archive"),
         (lambda path: path.write_bytes(path.read_bytes()[2000:]), ArchiveError, "jpg comes damaged"),
-        (
-            lambda path: path.write_bytes(b"<html>Log in to this network</html>"),
-            ArchiveError,
-            "no complete zip archive",
-        ),
+        (lambda path: mark(path, "PetImages/Dog/7.jpg", VERSION, 99), ArchiveError, "no complete zip.*NotImplemented"),
+        (misname, ArchiveError, "no complete zip archive .*UnicodeDecodeError"),
+        *[
+            (lambda path, change=change: mark(path, "PetImages/Cat/2.jpg", *change), ArchiveError, f"damaged .*{why}")
+            for change, why in {
+                (FLAGS, 1): "encrypted",
+                (FLAGS, 1 << 5): "patched data",
+                (FLAGS, 1 << 6): "strong encryption",
+                (METHOD, 99): "NotImplementedError",
+                (METHOD, 8): "error",
+                (METHOD, 12): "Error",
+                (METHOD, 14): "",
+                (OFFSET, 0x7FFF): "",
+            }.items()
+        ],
         (lambda path: make_zip(path, CLEAN | {"PetImages/Bird/1.jpg": b"x"}), ArchiveError, "'Bird', 'Cat', 'Dog'"),
         (lambda path: make_zip(path, {"PetImages/Cat/0.jpg": b"x"}), ArchiveError, r"classes \['Cat'\].*not exactly"),
         (lambda path: make_zip(path, {"other/0.jpg": b"x"}), ArchiveError, r"classes \[\]"),
         (lambda path: path.unlink(), ArchiveUnreachable, "answers 404"),
         *[
             (lambda path, name=name: make_zip(path, CLEAN | {name: image_bytes(0)}), ArchiveError, "climbs out")
-            for name in ("../0.jpg", "PetImages/Cat/../../../0.jpg", "/tmp/0.jpg", "PetImages\\Cat\\0.jpg", "C:/0.jpg")
+            for name in ("../0.jpg", "PetImages/Cat/../../0.jpg", "/tmp/0.jpg", "C:/0.jpg", "PetImages\\..\\..\\0.jpg")
         ],
     ],
 )
@@ -227,13 +267,98 @@ def test_a_bad_archive_is_one_clear_error_and_the_good_stays(clean, folder, harm
         with pytest.raises(error, match=message) as caught:
             fetch_photos(folder, 4, url=server.url)
     assert type(caught.value) is error and server.url in str(caught.value) and len(str(caught.value)) < 400
+    assert str(caught.value).endswith("or go on with COURSE_DATA=drawn.")
     kept = photos(folder)
     assert kept.items() >= {name: CLEAN[name] for name in names([0], [0])}.items() and kept.items() <= CLEAN.items()
     assert set(manifest(folder)["files"]) == set(kept)
 
 
+def test_names_made_on_windows_or_by_a_camera(tmp_path, folder):
+    photo = {name: image_bytes(seed) for seed, name in enumerate(("0.jpg", "1.JPG", "2.jpeg", "3.Jpg", "4.jpg.exe"))}
+    members = {f"PetImages\\Cat\\{name}": data for name, data in photo.items()} | {"PetImages\\Dog\\": b""}
+    members |= {f"PetImages/Dog/{name}": data for name, data in photo.items()} | {"PetImages\\.idea\\a.xml": b"x"}
+    with serve(make_zip(tmp_path / "windows.zip", members)) as server:
+        fetch_photos(folder, 4, url=server.url)
+    kept = list(photo)[:4]
+    assert photos(folder) == {f"PetImages/{name}/{file}": photo[file] for name in archive.CLASSES for file in kept}
+    assert [entry["file"] for entry in manifest(folder)["left_out"]] == [
+        "PetImages/Cat/4.jpg.exe",
+        "PetImages/Dog/4.jpg.exe",
+        "PetImages/.idea/a.xml",
+    ]
+
+
+def test_of_two_members_that_are_one_file_the_last_counts(tmp_path, folder):
+    first, last = image_bytes(1), image_bytes(2)
+    members = {"PetImages/Cat/0.jpg": first, "PetImages/Cat/0.JPG": last, "PetImages\\Dog\\0.jpg": first}
+    with serve(make_zip(tmp_path / "twice.zip", members | {"PetImages/Dog/0.jpg": last})) as server:
+        fetch_photos(folder, 2, url=server.url)
+    assert photos(folder) == {"PetImages/Cat/0.JPG": last, "PetImages/Dog/0.jpg": last}
+
+
+PAGE = Response("<html>This page is blocked by your school.</html>", mimetype="text/html")
+
+
+def log_in(environ, start_response):
+    return (PAGE if environ["PATH_INFO"] == "/log-in" else redirect("/log-in"))(environ, start_response)
+
+
+def odd_redirect(environ, start_response):
+    start_response("302 Found", [("Location", "/\xff\xfe"), ("Content-Length", "0")])
+    return []
+
+
+@pytest.mark.parametrize(
+    "content, faults, reason",
+    [
+        (None, {"instead": PAGE}, "sends a web page"),
+        (None, {"instead": log_in}, "/archive.zip leads to http://127.0.0.1:[0-9]+/log-in, which sends a web page"),
+        (None, {"instead": odd_redirect}, "No answer from"),
+        (None, {"instead": redirect("/archive.zip")}, "No answer from"),
+        (None, {"instead": Response(b"P", 206)}, "other bytes than it sends"),
+        (None, {"instead": Response("no", 403)}, "answers 403"),
+        (None, {"instead": Response('{"error": "no"}', mimetype="application/json")}, "no Range support"),
+        (None, {"ranges": False}, "no Range support"),
+        (b"<html>This page is blocked by your school.</html>", {}, "something else than a zip archive"),
+        (b"%PDF-1.7" + bytes(9999), {}, "something else than a zip archive"),
+        (b"PK" * 9999, {}, "something else than a zip archive"),
+        (b"PK", {}, "something else than a zip archive"),
+        (b"", {}, "no Range support|ends before byte 0"),
+    ],
+)
+def test_auto_draws_where_the_address_does_not_give_the_archive(
+    clean, tmp_path, monkeypatch, capsys, content, faults, reason
+):
+    if content is not None:
+        clean.write_bytes(content)
+    monkeypatch.setenv("COURSE_DATA_DIR", str(tmp_path / "data"))
+    with serve(clean, **faults) as server:
+        monkeypatch.setenv("COURSE_ARCHIVE_URL", server.url)
+        with pytest.raises(ArchiveUnreachable, match=reason) as caught:
+            find_images(1, "photos")
+        assert capsys.readouterr().out == "" and server.url in str(caught.value)
+        files = find_images(1, "auto")
+    assert [file.parent.name for file in files] == ["Cat", "Dog"]
+    said = capsys.readouterr().out
+    assert said.startswith("Images: drawn") and said.endswith(f" {caught.value}\n") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "url", ["archive.zip", "ftp://127.0.0.1/a.zip", "http://", "http://a..b/c.zip", "http://[::1/"]
+)
+def test_an_address_that_is_none(folder, url):
+    with pytest.raises(ArchiveUnreachable, match="No answer from .*COURSE_DATA=drawn"):
+        fetch_photos(folder, 2, url=url)
+
+
+def test_the_whole_archive_is_not_taken_from_a_log_in_page(clean, folder):
+    with serve(clean, instead=log_in) as server, pytest.raises(ArchiveUnreachable, match="sends a web page"):
+        fetch_photos(folder, full=True, url=server.url)
+    assert list(folder.iterdir()) == []
+
+
 def test_a_server_without_range_support(clean, folder):
-    with serve(clean, ranges=False) as server, pytest.raises(ArchiveError, match="no Range support.*full=True"):
+    with serve(clean, ranges=False) as server, pytest.raises(ArchiveUnreachable, match="no Range support.*full=True"):
         fetch_photos(folder, 2, url=server.url)
     assert photos(folder) == {}
 

@@ -13,15 +13,23 @@ import json
 import os
 import re
 import sys
-import warnings
 import zipfile
 import zlib
 from pathlib import Path
 
-from PIL import Image
 from tqdm.auto import tqdm
 
-from course_utils.data.remote import HINT, ArchiveError, ArchiveUnreachable, RangeFile, download, open_session, writing
+from course_utils.data.pictures import UnknownRange, read_rgb
+from course_utils.data.remote import (
+    HINT,
+    ArchiveError,
+    ArchiveUnreachable,
+    RangeFile,
+    download,
+    open_session,
+    write_whole,
+    writing,
+)
 
 __all__ = ["ARCHIVE_URL", "CLASSES", "ArchiveError", "ArchiveUnreachable", "fetch_photos"]
 
@@ -31,8 +39,8 @@ ARCHIVE_SIZE = 824_887_076  # bytes
 ARCHIVE_SHA256 = "b7974bd00a84a99921f36ee4403f089853777b5ae8d151c76a86e64900334af9"
 CLASSES = ("Cat", "Dog")
 
-IMAGE = re.compile(r"PetImages/(Cat|Dog)/[0-9]+\.jpg")
-CLIMBS_OUT = re.compile(r"^/|\\|^[A-Za-z]:|(^|/)\.\.(/|$)")
+IMAGE = re.compile(r"PetImages/(Cat|Dog)/[0-9]+\.(?i:jpe?g)")
+CLIMBS_OUT = re.compile(r"^/|^[A-Za-z]:|(^|/)\.\.(/|$)")
 
 
 def fetch_photos(folder: Path, per_class: int = 500, full: bool = False, url: str | None = None) -> Path:
@@ -45,9 +53,9 @@ def fetch_photos(folder: Path, per_class: int = 500, full: bool = False, url: st
 
     `folder`/manifest.json lists each class's photos in the archive's order with size and CRC-32 ("files"), what was
     left out and why ("left_out"), the classes that have no more to give ("exhausted"), and counts the bytes of all
-    fetches ("bytes_fetched"). Raises ArchiveUnreachable, or ArchiveError for everything else (no Range support, a
-    changed size, a wrong hash, damaged or foreign members, a full disk). What is complete by then stays, and is not
-    fetched again; nothing incomplete bears a photo's name.
+    fetches ("bytes_fetched"). Raises ArchiveUnreachable when this address does not give the archive, or not in parts,
+    and ArchiveError for everything else (a changed size, a wrong hash, damaged or foreign members, a full disk). What
+    is complete by then stays, and is not fetched again; nothing incomplete bears a photo's name.
     """
     if per_class < 1:
         raise ValueError(f"per_class is {per_class}: ask for at least one photo of each class.")
@@ -69,7 +77,7 @@ def fetch_photos(folder: Path, per_class: int = 500, full: bool = False, url: st
         finally:  # after an error too: what is complete is not fetched again
             manifest["bytes_fetched"] += session.fetched
             if manifest["url"] or session.fetched:
-                _write(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
+                write_whole(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
     return folder / "PetImages"
 
 
@@ -77,8 +85,12 @@ def _unpack(file, url, folder, wanted, manifest, plan=None):
     """Write the first `wanted` usable photos of each class that are not there yet, and list them in the manifest."""
     try:
         archive = zipfile.ZipFile(file)
-    except zipfile.BadZipFile as error:
-        raise ArchiveError(f"{url} sends no complete zip archive ({error}). {HINT}") from error
+    except ArchiveError:
+        raise
+    except Exception as error:  # on what is no archive, or a damaged one, zipfile raises nearly everything
+        if not plan or _starts_as_zip(file):
+            raise ArchiveError(f"{url} sends no complete zip archive ({_said(error)}). {HINT}") from error
+        raise ArchiveUnreachable(f"{url} sends something else than a zip archive. {HINT}") from error
     images, strays = _members(archive, url)
     if manifest["url"] != url:
         manifest |= {"url": url, "files": {}, "left_out": strays}
@@ -96,7 +108,7 @@ def _unpack(file, url, folder, wanted, manifest, plan=None):
         starts = sorted({member.header_offset for member in archive.infolist()} | {archive.start_dir})
         end_of = dict(zip(starts, starts[1:]))
         plan(
-            (member.header_offset, end_of[member.header_offset])
+            (member.header_offset, end_of.get(member.header_offset, member.header_offset))
             for name in CLASSES
             for member in photos[name][:wanted]
             if not _intact(folder, member.filename, _entry(member))
@@ -112,7 +124,7 @@ def _unpack(file, url, folder, wanted, manifest, plan=None):
                 if reason := _unusable(data):
                     manifest["left_out"].append({"file": member.filename, "reason": reason})
                     continue
-                _write(path, data)
+                write_whole(path, data)
                 files[member.filename] = _entry(member)
             taken += 1
         if taken < wanted:
@@ -121,39 +133,51 @@ def _unpack(file, url, folder, wanted, manifest, plan=None):
 
 def _members(archive, url) -> tuple[list[zipfile.ZipInfo], list[dict[str, str]]]:
     """The images of the archive, in its order, and what is left out. No name gets past here that could do harm."""
-    images, strays, classes = [], [], set()
+    images, strays, classes = {}, [], set()
     for member in archive.infolist():
-        if CLIMBS_OUT.search(member.orig_filename):
+        name = member.filename = member.filename.replace("\\", "/")  # made on Windows, by a program that leaves them
+        if CLIMBS_OUT.search(member.orig_filename.replace("\\", "/")):
             raise ArchiveError(
                 f"{url} has a member {member.orig_filename!r}, which climbs out of the folder, and "
                 f"nothing of it was written: this is not the course's archive. {HINT}"
             )
-        if found := re.match(r"PetImages/([^/]+)/", member.filename):
+        if found := re.match(r"PetImages/([^/.][^/]*)/", name):
             classes.add(found[1])
-        if IMAGE.fullmatch(member.filename) and member.file_size:
-            images.append(member)
-        elif not member.is_dir():
-            strays.append({"file": member.filename, "reason": "not a photo" if member.file_size else "zero bytes"})
+        if IMAGE.fullmatch(name) and member.file_size:
+            images[name.lower()] = member  # to some disks 0.jpg and 0.JPG are one file: the last counts
+        elif not name.endswith("/"):
+            strays.append({"file": name, "reason": "not a photo" if member.file_size else "zero bytes"})
     if classes != set(CLASSES):
         raise ArchiveError(f"{url} has the classes {sorted(classes)} in PetImages, not exactly {list(CLASSES)}. {HINT}")
-    return images, strays
+    return list(images.values()), strays
 
 
 def _read(archive, member, url) -> bytes:
     try:
         return archive.read(member)  # checks the CRC
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
+    except ArchiveError:
+        raise
+    except Exception as error:  # see _unpack; also what Python cannot unpack, such as encrypted members
         raise ArchiveError(
-            f"{member.filename} comes damaged from {url} ({error}) and was not kept. Run again; if that "
-            "does not help, try another COURSE_ARCHIVE_URL."
+            f"{member.filename} comes damaged from {url} ({_said(error)}) and was not kept. Run again. {HINT}"
         ) from error
 
 
+def _said(error) -> str:
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
+
+
+def _starts_as_zip(file) -> bool:
+    file.seek(0)
+    return file.read(4) == b"PK\x03\x04"
+
+
 def _unusable(data) -> str | None:
-    """Why Pillow cannot decode the image, or None if it can."""
+    """Why the file gives no picture, or None if it gives one."""
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as image:  # odd EXIF blocks
-            image.convert("RGB")
+        read_rgb(io.BytesIO(data))
+    except UnknownRange as error:
+        return str(error)
     except Exception as error:  # on damaged files the decoders raise nearly everything
         return f"unreadable ({type(error).__name__})"
 
@@ -185,17 +209,5 @@ def _read_manifest(folder) -> dict:
     empty = {"url": None, "files": {}, "left_out": [], "exhausted": [], "bytes_fetched": 0}
     try:
         return empty | json.loads((folder / "manifest.json").read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         return empty  # photos on the disk are then known by the CRCs in the archive's directory
-
-
-def _write(path, data):
-    """Write aside, then replace: `path` is there whole or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with writing(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_bytes(data)
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)

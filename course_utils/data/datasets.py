@@ -5,6 +5,7 @@ and the number of workers does not matter (notebook 03, section "The data order"
 """
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable
@@ -18,7 +19,8 @@ from tqdm.auto import tqdm
 
 from course_utils.data.archive import CLASSES, ArchiveUnreachable, fetch_photos
 from course_utils.data.drawing import DRAWING_VERSION, draw
-from course_utils.data.remote import writing
+from course_utils.data.pictures import is_whole, read_rgb
+from course_utils.data.remote import write_whole
 from course_utils.runtime import data_dir
 
 DRAWN_SEED = 0
@@ -65,18 +67,15 @@ def _photos(per_class: int) -> list[Path]:
 
 
 def _draw_images(per_class: int) -> list[Path]:
-    """Draw what is not on disk yet. Each file is written aside and renamed: two notebooks may draw at once."""
+    """Draw what is not whole on disk; two notebooks may do so at once."""
     folder = data_dir() / "drawn" / f"version-{DRAWING_VERSION}"
     files = [folder / name / f"{number}.png" for name in CLASSES for number in range(per_class)]
-    missing = [file for file in files if not file.exists()]
-    with writing(folder):
-        for name in CLASSES:
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        for file in tqdm(missing, desc="Drawing cats and dogs", delay=2, disable=not missing):
-            aside = file.with_name(f"{file.name}.{os.getpid()}.part")
-            index = 2 * int(file.stem) + CLASSES.index(file.parent.name)  # even: a cat, odd: a dog
-            draw(DRAWN_SEED, index).save(aside, format="PNG")
-            os.replace(aside, file)
+    missing = [file for file in files if not is_whole(file)]
+    for file in tqdm(missing, desc="Drawing cats and dogs", delay=2, disable=not missing):
+        index = 2 * int(file.stem) + CLASSES.index(file.parent.name)  # even: a cat, odd: a dog
+        png = io.BytesIO()
+        draw(DRAWN_SEED, index).save(png, format="PNG")
+        write_whole(file, png.getvalue())
     return files
 
 
@@ -95,6 +94,7 @@ class CatsAndDogs(Dataset):
     """
 
     classes = CLASSES
+    takes_epochs = True  # asks make_loader for keys (epoch, i)
 
     def __init__(self, files: list[Path], transform: Callable, augment: Callable | None = None, seed: int = 0):
         """files: paths whose folder is a class name. augment: PIL image to PIL image, random through torch's RNG."""
@@ -109,11 +109,20 @@ class CatsAndDogs(Dataset):
         return len(self.files)
 
     def image(self, index: int) -> Image.Image:
-        """The picture itself, RGB, whatever the file's own mode."""
+        """The picture itself, 8-bit RGB, as every viewer shows the file (see `as_rgb`).
+
+        Raises ValueError with the file's path when it cannot be read or gives no picture.
+        """
         if self.pictures is not None:
             return self.pictures[index]
-        with Image.open(self.files[index]) as picture:
-            return picture.convert("RGB")
+        try:
+            with open(self.files[index], "rb") as file:
+                return read_rgb(file)
+        except Exception as error:  # on damaged files the decoders raise nearly everything
+            raise ValueError(
+                f"{self.files[index]} gives no picture ({str(error) or type(error).__name__}). Replace it; one of "
+                "the course's own may be deleted, and load_datasets draws or fetches it anew."
+            ) from error
 
     def __getitem__(self, key: int | tuple[int, int]):
         epoch, index = key if isinstance(key, tuple) else (None, key)

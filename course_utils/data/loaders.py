@@ -1,20 +1,25 @@
-"""Cats and Dogs in batches, in an order that is a pure function of (seed, epoch): notebook 03, "The data order"."""
+"""Samples in batches, in an order that is a pure function of (seed, epoch): notebook 03, "The data order"."""
 
+import bisect
 import signal
 from collections.abc import Iterator
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler, Subset
 
-from course_utils.data.datasets import CatsAndDogs, seed_of
+from course_utils.data.datasets import seed_of
 
 
 class EpochSampler(Sampler):
-    """Yields (epoch, index) pairs in an order that is a pure function of (seed, epoch), from any sample on."""
+    """Yields (epoch, index) pairs in an order that is a pure function of (seed, epoch), from any sample on.
 
-    def __init__(self, length: int, seed: int = 0):
+    pairs=False: the same order as plain integers, for a dataset that knows no other keys.
+    """
+
+    def __init__(self, length: int, seed: int = 0, pairs: bool = True):
         self.length = length
         self.seed = seed
+        self.pairs = pairs
         self.epoch = 0
         self.start = 0
 
@@ -23,37 +28,79 @@ class EpochSampler(Sampler):
         self.epoch = epoch
         self.start = start
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[tuple[int, int] | int]:
         generator = torch.Generator().manual_seed(seed_of(self.seed, self.epoch))
-        order = torch.randperm(self.length, generator=generator).tolist()
-        return iter([(self.epoch, index) for index in order[self.start :]])
+        order = torch.randperm(self.length, generator=generator).tolist()[self.start :]
+        return iter([(self.epoch, index) for index in order] if self.pairs else order)
 
     def __len__(self) -> int:
         return self.length - self.start
 
 
 def make_loader(
-    dataset: CatsAndDogs, batch_size: int = 32, shuffle: bool = False, seed: int = 0, workers: int = 0
+    dataset: Dataset, batch_size: int = 32, shuffle: bool = False, seed: int = 0, workers: int = 0
 ) -> DataLoader:
-    """A DataLoader of (images float32 (batch, 3, height, width), labels int64 (batch,)).
+    """A DataLoader of any dataset; of CatsAndDogs: (images float32 (batch, 3, height, width), labels int64 (batch,)).
 
     shuffle=True is for training: the order comes from an `EpochSampler`, and the last, smaller batch is dropped,
-    because BatchNorm cannot normalise a batch of one. Raises ValueError when that leaves no batch at all.
+    because BatchNorm cannot normalise a batch of one. A dataset whose attribute `takes_epochs` is true is asked for
+    (epoch, index) instead of a plain index, and so is one of these inside a Subset or a ConcatDataset.
+    Raises ValueError when no batch is full, and for a stream (IterableDataset), which has no order to choose.
     """
+    if shuffle and (isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__")):
+        raise ValueError(
+            f"shuffle=True needs a dataset with a length and dataset[i], and {type(dataset).__name__} is a stream: "
+            "let it shuffle itself, and leave shuffle=False."
+        )
     if shuffle and len(dataset) < batch_size:
         raise ValueError(
-            f"{len(dataset)} training images do not fill one batch of {batch_size}. Load more, or use a smaller batch."
+            f"{len(dataset)} training samples do not fill one batch of {batch_size}. Load more, or use a smaller batch."
         )
+    pairs = _takes_epochs(dataset)
+    if shuffle and pairs and type(dataset) in (Subset, ConcatDataset):
+        dataset = _Epochs(dataset)
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        sampler=EpochSampler(len(dataset), seed) if shuffle else None,
+        sampler=EpochSampler(len(dataset), seed, pairs) if shuffle else None,
         drop_last=shuffle,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),  # a GPU copies from such memory while the CPU goes on
         worker_init_fn=_leave_signals_to_the_main_process,
         generator=torch.Generator().manual_seed(seed),  # or each epoch draws a number from the RNG that dropout uses
     )
+
+
+class _Epochs(Dataset):
+    """A Subset or a ConcatDataset that takes (epoch, index), because a dataset in it does.
+
+    With plain indices, CatsAndDogs inside random_split would silently not be augmented.
+    """
+
+    def __init__(self, dataset: Subset | ConcatDataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]):
+        epoch, index = key
+        holder = self.dataset
+        while type(holder) in (Subset, ConcatDataset):
+            if type(holder) is Subset:
+                holder, index = holder.dataset, int(holder.indices[index])
+            else:
+                part = bisect.bisect_right(holder.cumulative_sizes, index)
+                holder, index = holder.datasets[part], index - (0, *holder.cumulative_sizes)[part]
+        return holder[(epoch, index) if _takes_epochs(holder) else index]
+
+
+def _takes_epochs(dataset: Dataset) -> bool:
+    if type(dataset) is Subset:  # and no subclass of it: its own __getitem__ is part of the data
+        return _takes_epochs(dataset.dataset)
+    if type(dataset) is ConcatDataset:
+        return any(map(_takes_epochs, dataset.datasets))
+    return getattr(dataset, "takes_epochs", False)
 
 
 def _leave_signals_to_the_main_process(_) -> None:

@@ -28,7 +28,8 @@ class ArchiveError(Exception):
 
 
 class ArchiveUnreachable(ArchiveError):
-    """No whole answer from the archive's address: no network, refused, timed out, an HTTP error, broken off."""
+    """This address does not give the archive: no network, refused, timed out, an HTTP error, broken off, a log-in
+    page, something else than an archive, no Range support."""
 
 
 def open_session() -> requests.Session:
@@ -55,19 +56,23 @@ def _get(session, url, start, stop) -> tuple[requests.Response, int | None]:
     support, which sends the whole file) and the size of the whole file, where the server tells it."""
     try:
         answer = session.get(url, headers={"Range": f"bytes={start}-{stop - 1}"}, stream=True, timeout=TIMEOUT)
-    except requests.RequestException as error:
+    except (requests.RequestException, ValueError) as error:  # ValueError: a redirect to an address with odd letters
         cause = getattr(error.args[0], "reason", error) if error.args else error
         reason = str(cause).split(": ")[-1]  # the words before name Python objects
         raise ArchiveUnreachable(f"No answer from {url} ({reason}). Check the network. {HINT}") from error
     told = re.fullmatch(r"bytes (\d+-\d+|\*)/(\d+)", answer.headers.get("Content-Range", ""))
     if answer.status_code == 416:
-        raise ArchiveError(f"{url} ends before byte {start}: it is not the archive, or has changed. {HINT}")
+        kind = ArchiveError if start else ArchiveUnreachable
+        raise kind(f"{url} ends before byte {start}: it is not the archive, or has changed. {HINT}")
     if answer.status_code not in (200, 206):
         raise ArchiveUnreachable(f"{url} answers {answer.status_code} {answer.reason}. {HINT}")
+    if "html" in answer.headers.get("Content-Type", ""):
+        where = f"{url} leads to {answer.url}, which" if answer.history else url
+        raise ArchiveUnreachable(f"{where} sends a web page, such as a log-in or a filter's, and no archive. {HINT}")
     if answer.status_code == 206 and not (told and told[1].startswith(f"{start}-")):
-        raise ArchiveError(f"{url} was asked for other bytes than it sends. {HINT}")
+        raise ArchiveUnreachable(f"{url} was asked for other bytes than it sends. {HINT}")
     size = told[2] if told else answer.headers.get("Content-Length")
-    return answer, int(size) if size else None
+    return answer, int(size) if size and size.isdecimal() else None
 
 
 def _receive(session, answer, keep, expected):
@@ -91,7 +96,7 @@ class RangeFile(io.RawIOBase):
     """A file on an HTTP server, for `zipfile` to read: one piece of it is in memory, another is fetched on demand."""
 
     def __init__(self, session: requests.Session, url: str, size: int | None = None):
-        """`size`: the bytes the file must have, or None for any. Needs a server with Range support (ArchiveError)."""
+        """`size`: the bytes the file must have, or None for any. Raises ArchiveUnreachable without Range support."""
         self.session, self.url, self.size = session, url, size
         self.position, self.start, self.piece, self.runs = 0, 0, b"", [(0, 1)]
         self._load()  # any byte tells the size; not every server knows "the last n bytes"
@@ -112,7 +117,7 @@ class RangeFile(io.RawIOBase):
         answer, size = _get(self.session, self.url, self.position, stop)
         if answer.status_code == 200:
             answer.close()
-            raise ArchiveError(
+            raise ArchiveUnreachable(
                 f"The server of {self.url} has no Range support: it cannot send just some photos. "
                 "Call fetch_photos(..., full=True) for the whole archive."
             )
@@ -133,11 +138,13 @@ class RangeFile(io.RawIOBase):
                 return len(data)
         raise ArchiveUnreachable(
             f"The connection to {self.url} broke off {TRIES} times at byte {self.position}. "
-            "Run again: it goes on with what is missing."
+            f"Run again: it goes on with what is missing. {HINT}"
         )
 
     def seek(self, offset, whence=io.SEEK_SET):
         self.position = offset + (0, self.position, self.size)[whence]
+        if self.position < 0:
+            raise ValueError("a place before the start")
         return self.position
 
     def readable(self):
@@ -164,7 +171,7 @@ def download(session: requests.Session, url: str, target: Path, size: int, sha25
     if (have := part.stat().st_size) < size:
         raise ArchiveUnreachable(
             f"The connection to {url} broke off {TRIES} times; {part} has {have} of {size} bytes. "
-            "Run again: it goes on from there."
+            f"Run again: it goes on from there. {HINT}"
         )
     with open(part, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -188,3 +195,15 @@ def writing(path: Path):
             f"Could not write {path}: {error.strerror}. Free some space, or set COURSE_DATA_DIR to "
             "another folder, and run again: what is complete is kept."
         ) from error
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write aside, then replace: `path` is there whole or not at all, whoever else writes it. Raises ArchiveError."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside.write_bytes(data)
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
