@@ -18,7 +18,9 @@ from course_utils.training import fit
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line as a namespace; exits with a sentence when it is wrong."""
     parser = argparse.ArgumentParser(prog="python -m course_utils.train", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for checkpoints and result.json")
+    parser.add_argument(
+        "--out", type=_folder, required=True, metavar="DIR", help="folder for checkpoints and result.json"
+    )
     parser.add_argument("--epochs", type=_positive, required=True, metavar="N")
     parser.add_argument("--data", choices=("auto", "photos", "drawn"), help="default: COURSE_DATA, else auto")
     parser.add_argument("--per-class", type=_positive, default=500, metavar="N", help="images of each class (500)")
@@ -38,6 +40,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
             "--freeze holds a pretrained backbone still, and small_cnn is not pretrained: choose another --model"
         )
     return options
+
+
+def _folder(text: str) -> Path:
+    return Path(text).expanduser()  # a shell leaves the ~ of --out=~/run alone
 
 
 def _positive(text: str) -> int:
@@ -77,15 +83,18 @@ def main(options: argparse.Namespace) -> dict:
         folder=CheckpointFolder(options.out),
         resume=options.resume,
         save_every=options.save_every,
+        accept=["scheduler"],  # --epochs says how long it is, and may be raised
         about={key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()},
         verbose=True,
     )
     best = max(history, key=lambda row: row["val_accuracy"])
     result = {
         "weights_sha256": weights_sha256(model.state_dict()),
+        "weights_are_of_epoch": len(history),
+        "val_accuracy": best["val_accuracy"],
+        "val_accuracy_is_of_epoch": best["epoch"],
         "epochs": len(history),
         "steps": history[-1]["step"],
-        "val_accuracy": best["val_accuracy"],
         "history": history,
     }
     with whole_or_absent(options.out / "result.json") as file:

@@ -105,9 +105,9 @@ def fit(
 
     Each dict: epoch (int, from 1), step (int, at its end), train_loss, train_accuracy, val_loss, val_accuracy
     (accuracies 0..1).
-    scheduler: stepped once an epoch, or once a step with step_scheduler="step"; ReduceLROnPlateau is given the folder's
-    metric (without a folder, val_loss). scaler: train in mixed precision. autocast_dtype: in which 16-bit type; bfloat16
-    needs no scaler. unfreeze_at: {epoch: module}, frozen until that epoch; the optimizer holds its parameters from the
+    scheduler: stepped once an epoch, or once a step with step_scheduler="step"; ReduceLROnPlateau is given the
+    folder's metric (without a folder, val_loss). scaler: train in mixed precision. autocast_dtype: in which 16-bit
+    type; bfloat16 needs no scaler. unfreeze_at: {epoch: module}, frozen until that epoch; the optimizer holds its parameters from the
     start, and passes them over while they have no gradient.
     patience: stop after this many epochs without a better `folder.metric`, and put the best weights back.
     resume: go on from the folder's newest good checkpoint, exactly, even inside an epoch. accept: names of what may
@@ -129,7 +129,8 @@ def fit(
     saved = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler, **parts}
     with Training(folder, saved, config=about, save_every=save_every, resume=resume, accept=accept) as training:
         training.compare("validation data", facts_of_data(val_loader, order=False))
-        training.compare("unfreezing", {f"epoch {epoch}": _size(module) for epoch, module in unfreeze_at.items()})
+        unfreezing = ", ".join(f"{_size(module)} from epoch {epoch}" for epoch, module in unfreeze_at.items())
+        training.compare("unfreezing", {"modules": unfreezing})
         for epoch in training.epochs(epochs, patience):
             for first, module in unfreeze_at.items():
                 unfreeze(module) if epoch >= first else freeze(module)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from course_utils import runtime
+from course_utils.checkpoints import restore_rng, rng_state
 
 
 def test_data_dir_is_the_environment_variable_or_data_of_the_checkout(monkeypatch, tmp_path):
@@ -61,9 +62,9 @@ def test_a_refused_drive_is_said_and_gives_none(monkeypatch, capsys):
 
 
 def test_another_number_of_gpus_is_said_and_the_other_generators_go_on():
-    state = runtime.rng_state()
+    state = rng_state()
     expected = random.random(), np.random.rand(), torch.rand(1).item()
     state["cuda"] = [*state["cuda"], torch.zeros(16, dtype=torch.uint8)]
     with pytest.warns(UserWarning, match="not exact"):
-        runtime.restore_rng(state)
+        restore_rng(state)
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected

@@ -86,8 +86,8 @@ def refuse(found: dict[str, list[str]], accept: Iterable[str] = ()) -> None:
                 [
                     "The checkpoint belongs to another training. What differs:",
                     *(f"  {name}: {line}" for name, lines in refused.items() for line in lines),
-                    f"Resume as you started; if it is meant, with accept={[*refused]}; or train anew in another folder: "
-                    f"its weights still load by hand.",
+                    f"Resume as you started; if it is meant, with accept={[*refused]}; or train anew in another "
+                    f"folder: its weights still load by hand.",
                 ]
             )
         )

@@ -57,10 +57,8 @@ def check_loadable(file: BinaryIO, checkpoint: dict, path: Path) -> None:
     try:
         with torch.serialization.skip_data():
             torch.load(file, map_location="cpu", weights_only=True, mmap=False)
-    except pickle.UnpicklingError:
-        file.seek(0)
-        names = ", ".join(sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file)))
-        raise CheckpointError(f"{path} was not saved: {_refusal(checkpoint, names)}") from None
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path} was not saved: {_refusal(checkpoint, str(error))}") from None
 
 
 def _refusal(checkpoint: dict, reason: str) -> str:
@@ -130,7 +128,7 @@ def _read(file: BinaryIO, path: Path) -> dict:
     with ThreadPoolExecutor(1) as pool:
         try:
             expected = _checksums_of_tensors(file)
-        except MemoryError:
+        except (MemoryError, CheckpointError):
             raise
         except Exception as error:  # zipfile answers damage with many kinds: BadZipFile, EOFError, OSError, …
             _read_every_byte(file)  # … and the disk's own error comes again here
@@ -153,7 +151,7 @@ def _read(file: BinaryIO, path: Path) -> dict:
 
 
 def _tell_other_kinds(head: bytes, file: BinaryIO, path: Path) -> None:
-    """Raise CheckpointError for a file that torch.save of today never wrote. Such a file is not damaged: it is not ours."""
+    """Raise CheckpointError for a file that today's torch.save never wrote: it is not damaged, it is not ours."""
     if head.startswith(BEFORE_1_6[:12]):
         raise CheckpointError(
             f"{path} is in the format from before PyTorch 1.6, which has no checksums: load it with "
@@ -173,8 +171,8 @@ def _what_torch_load_means(error: Exception, path: Path) -> Exception:
         names = re.findall(r"GLOBAL (\S+)", said)
         holds = f"it holds {names[0]}" if names else "it holds more than tensors and plain values"
         return CheckpointError(
-            f"torch.load refuses {path} with weights_only=True: {holds}. Do not load it in another way unless you trust "
-            f"its maker."
+            f"torch.load refuses {path} with weights_only=True: {holds}. Do not load it in another way unless you "
+            f"trust its maker."
         )
     if "PytorchStreamReader" in said:
         return DamagedCheckpoint(f"{path} is not a whole checkpoint ({said.splitlines()[0]}). {CURE}")
@@ -201,6 +199,8 @@ def _checksums_of_tensors(file: BinaryIO) -> Counter:
         tensors = {record for record in archive.namelist() if record.split("/")[1:2] == ["data"]}
         for record in set(archive.namelist()) - tensors:
             archive.read(record)
+        if not any(record.endswith("/data.pkl") for record in archive.namelist()):
+            raise CheckpointError(f"{file.name} is another kind of file, not one that torch.save wrote.")
         return Counter(archive.getinfo(record).CRC for record in tensors)
 
 

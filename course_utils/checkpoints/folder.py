@@ -139,12 +139,13 @@ class CheckpointFolder:
 
     def prepare(self) -> None:
         """Make the folder, clear away what a killed save left, and fetch the best from the mirror."""
+        names = self._files(self.folder)
         with explained(f"{self.folder} cannot hold checkpoints"):
             missing = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
             for folder in missing:
                 fsync_folder(folder.parent)
-            self._remove_leftovers(self.folder)
+            _remove_leftovers(names)
             in_the_way = [path for path in self.folder.iterdir() if OURS.fullmatch(path.name) and path.is_dir()]
         if in_the_way:
             raise CheckpointError(f"{in_the_way[0]} is a folder with the name of a checkpoint. Move it away.")
@@ -172,8 +173,13 @@ class CheckpointFolder:
         self._newest = step
 
     def _files(self, place: Path) -> list[Path]:
-        with explained(f"{place} cannot be listed"):
+        try:
             return listed(place)
+        except OSError as error:
+            raise CheckpointError(
+                f"{place} cannot be listed ({error.strerror or error}), so nothing is known of what it holds. Look at "
+                f"its disk and its permissions, then try again."
+            ) from error
 
     def _mirrored(self, needed: bool = False) -> list[Path]:
         """The files of the mirror. needed: if it does not answer and nothing is here, that is an error."""
@@ -238,12 +244,14 @@ class CheckpointFolder:
         for path in [*self._last(files)[self.keep_last :], *self._best(files)[self.keep_best :]]:
             if path.name not in just_saved:
                 path.unlink(missing_ok=True)
-        self._remove_leftovers(place)
+        _remove_leftovers(files)
 
-    def _remove_leftovers(self, place: Path) -> None:
-        for path in listed(place):
-            if (ours := OURS.fullmatch(path.name)) and ours["ending"] == ".part":
-                path.unlink(missing_ok=True)
+
+def _remove_leftovers(files: list[Path]) -> None:
+    """What a killed save has left."""
+    for path in files:
+        if (ours := OURS.fullmatch(path.name)) and ours["ending"] == ".part":
+            path.unlink(missing_ok=True)
 
 
 def _is_ours(path: Path) -> bool:
@@ -271,8 +279,8 @@ def _checked_step(checkpoint: dict) -> int:
         step = -1
     if step < 0:
         raise ValueError(
-            f"checkpoint['step'] is {checkpoint.get('step')!r}; it must be a whole number from 0 on: how many steps the "
-            f"training has done."
+            f"checkpoint['step'] is {checkpoint.get('step')!r}; it must be a whole number from 0 on: how many steps "
+            f"are done."
         )
     return step
 

@@ -5,7 +5,7 @@ import socket
 import warnings
 from pathlib import Path
 
-from .durable import CheckpointError, explained
+from .durable import explained
 
 try:
     import fcntl
@@ -30,9 +30,9 @@ class FolderLock:
         self._file = None
 
     def take(self) -> None:
-        """Raises CheckpointError when another training has it, or when the folder cannot be written to."""
+        """Raises ValueError when another training has it, CheckpointError when the folder cannot be written to."""
         if self.folder in HELD:
-            raise CheckpointError(self._in_use("this process"))
+            raise ValueError(self._in_use("this process"))
         with explained(f"{self.folder} cannot be used"):
             file = open(self.folder / NAME, "a+")
         try:
@@ -45,7 +45,7 @@ class FolderLock:
             file.seek(0)
             holder = file.read().strip() or "another process"
             file.close()
-            raise CheckpointError(self._in_use(holder)) from None
+            raise ValueError(self._in_use(holder)) from None
         except OSError as error:
             warnings.warn(
                 f"{self.folder} cannot be locked ({error.strerror}): see to it yourself that no second training uses "

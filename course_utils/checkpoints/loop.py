@@ -25,7 +25,7 @@ from .stopping import Stopped, StopRequests
 class Training:
     """Counts, saves and resumes a loop that stays yours:
 
-        with Training("runs/waves", {"model": model, "optimizer": optimizer}, metric="val/rmse", mode="min") as training:
+        with Training("runs/waves", {"model": model, "optimizer": optimizer}, "val/rmse", "min") as training:
             for epoch in training.epochs(20, patience=3):
                 for x, y in training.batches(train_loader):
                     ...  # your step
@@ -37,17 +37,17 @@ class Training:
 
     folder: a path; or a `CheckpointFolder`, with its metric and mode, for a mirror or saves in the background; None
     counts without files. parts: {name: anything with `state_dict` and `load_state_dict`}: models, optimizers,
-    schedulers, a scaler, an average of the weights, a stateful loader; None is passed over. Whatever else changes while
-    you train belongs here too. metric: the value of `end_epoch` that tells the best; one that is no loss needs its mode,
-    "min" or "max". config: plain values to store, such as `vars(args)`. save_every: also save after this many steps.
-    resume: False refuses a folder that holds checkpoints. accept: names of parts, or "training data", that may differ
-    from the checkpoint's: an optimizer has its new settings then, a scheduler goes on as if it had been the one from
-    the start.
+    schedulers, a scaler, an average of the weights, a stateful loader; None is passed over. Whatever else changes
+    while you train belongs here too. metric: the value of `end_epoch` that tells the best; one that is no loss needs
+    its mode, "min" or "max". config: plain values to store, such as `vars(args)`. save_every: also save after this many
+    steps. resume: False refuses a folder that holds checkpoints. accept: names of parts, or "training data", that may
+    differ from the checkpoint's: an optimizer has its new settings then, a scheduler goes on as if it had been the one
+    from the start.
 
-    On entering it takes the folder (a second training is told), makes a small trial save, resumes if there is something,
-    compares what must be the same, and says in one line what it does. SIGTERM or Ctrl-C saves what is done at the end of
-    the step that runs, and raises Stopped; a second one ends at once. An epoch is written when its body ends, so that
-    what stands after `end_epoch` is in it too.
+    On entering it takes the folder (a second training is told), makes a small trial save, resumes if there is
+    something, compares what must be the same, and says in one line what it does. SIGTERM or Ctrl-C saves what is done
+    at the end of the step that runs, and raises Stopped; a second one ends at once. An epoch is written when its body
+    ends, so that what stands after `end_epoch` is in it too.
     Raises CheckpointError when the folder cannot be used, when what is in it belongs to another training (with what
     differs), and when a save fails; ValueError for arguments that do not go together.
     """
@@ -155,8 +155,8 @@ class Training:
         if self._signals.asked and not pressed_twice:
             saved = "Nothing was done yet" if self._saved_step is None else f"Saved step {self._saved_step}"
             raise Stopped(
-                f"Asked to stop by {self._signals.name}. {saved} in {self.folder.folder}: start again, with resume=True "
-                f"(on the command line --resume), to go on.",
+                f"Asked to stop by {self._signals.name}. {saved} in {self.folder.folder}: start again, with "
+                f"resume=True (on the command line --resume), to go on.",
                 self._signals.asked,
             ) from None
 
@@ -208,8 +208,8 @@ class Training:
             raise ValueError(f"The {type(loader).__name__} gave no batch in epoch {self.epoch}: is its dataset empty?")
         if self._in_step:
             warnings.warn(
-                f"{self._counters['seen']} batches are no multiple of accumulate={accumulate}: make a step with the last "
-                f"ones too, because gradients are not saved.",
+                f"{self._counters['seen']} batches are no multiple of accumulate={accumulate}: make a step with the "
+                f"last ones too, because gradients are not saved.",
                 stacklevel=2,
             )
             self._end_step()
@@ -301,6 +301,9 @@ class Training:
             name: differences(self._then.get(name, {}), facts, self._moved.get(name, ()))
             for name, facts in self._facts.items()
         }
+        for name in parts_of.names_in(checkpoint) ^ self.parts.keys():
+            where = "not in the checkpoint" if name in self.parts else "only in the checkpoint"
+            found[name] = [f"this part is {where}"]
         refuse(found, self.accept)
         for name in self._facts.keys() - self.accept:
             self._facts[name] |= self._then.get(name, {})
@@ -385,8 +388,8 @@ class Training:
         self._saved_step, self._unsaved, self._at_last_step = self.step, False, None
 
     def _keep_in_memory(self) -> None:
-        """What runs between the last batch and the end of the epoch moves random numbers, and perhaps the parts: if it is
-        stopped, this copy is saved, and runs again after the resume."""
+        """What runs between the last batch and the end of the epoch moves random numbers, and perhaps the parts.
+        Stopped there, this copy is saved, and all of that runs again after the resume."""
         try:
             self._at_last_step = self._snapshot.copy(self._checkpoint())
         except (MemoryError, RuntimeError):  # PyTorch's way to say that memory is short

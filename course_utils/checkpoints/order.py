@@ -1,4 +1,4 @@
-"""Which batch comes next, and with which random numbers: noted after each step, and found again. Source: notebook 03."""
+"""Which batch comes next, with which random numbers: noted after each step, found again. Source: notebook 03."""
 
 import inspect
 import signal

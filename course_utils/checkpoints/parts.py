@@ -27,8 +27,8 @@ def warn_of_what_is_outside(parts: dict) -> None:
         outside = sum(parameter.numel() and parameter.data_ptr() not in saved for parameter in parameters)
         if outside:
             warnings.warn(
-                f"The optimizer {name!r} changes {outside} tensors that are in no part, so they are not saved: add their "
-                f"model to the parts, or make the optimizer of the model that is there.",
+                f"The optimizer {name!r} changes {outside} tensors that are in no part, so they are not saved: add "
+                f"their model to the parts, or make the optimizer of the model that is there.",
                 stacklevel=4,
             )
 
@@ -43,6 +43,12 @@ def states(parts: dict) -> dict:
     return {**{f"{name}_state_dict": part.state_dict() for name, part in parts.items()}, "frozen": frozen}
 
 
+def names_in(checkpoint: dict) -> set[str]:
+    """The names of the parts that a checkpoint holds."""
+    keys = [key for key, value in checkpoint.items() if key.endswith("_state_dict") and value is not None]
+    return {key.removesuffix("_state_dict") for key in keys}
+
+
 def fresh_states(parts: dict, names: set[str]) -> dict:
     """What this program itself set, of the optimizers and schedulers that may differ: `load` needs it."""
     return {name: deepcopy(parts[name].state_dict()) for name in names & parts.keys() if hasattr(parts[name], "step")}
@@ -55,7 +61,7 @@ def load(parts: dict, checkpoint: dict, accept: set[str] = frozenset(), fresh: d
     """
     schedulers = {name for name in fresh or {} if "last_epoch" in fresh[name]}
     for name, part in parts.items():
-        if part is but or name in schedulers:
+        if part is but or name in schedulers or checkpoint.get(f"{name}_state_dict") is None:
             continue
         try:
             part.load_state_dict(checkpoint[f"{name}_state_dict"])

@@ -61,7 +61,7 @@ def train(args: argparse.Namespace) -> dict:
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, epochs=args.epochs, steps_per_epoch=6)
     history, best, best_weights = [], math.inf, None
-    for epoch in range(1, args.epochs + 1):
+    for _ in range(args.epochs):
         model.train()
         losses = []
         for past, height in train_loader:
