@@ -100,13 +100,11 @@ def load_checkpoint(path: str | Path) -> dict:
     path = Path(path)
     try:
         with open(path, "rb", buffering=0) as file:
-            for _ in range(2):  # a read that went wrong once, and not a second time, is no damage
-                try:
-                    return _read(file, path)
-                except DamagedCheckpoint as error:
-                    damage = error
-                    _read_every_byte(file)
-            raise damage
+            try:
+                return _read(file, path)
+            except (DamagedCheckpoint, OSError):
+                _forget(file)
+                return _read(file, path)  # what went wrong once, and not a second time, is no damage
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist. Look at the path, or train first.") from None
     except IsADirectoryError:
@@ -131,7 +129,7 @@ def _read(file: BinaryIO, path: Path) -> dict:
         except (MemoryError, CheckpointError):
             raise
         except Exception as error:  # zipfile answers damage with many kinds: BadZipFile, EOFError, OSError, …
-            _read_every_byte(file)  # … and the disk's own error comes again here
+            _read_every_byte(file)  # … and here the disk's own error comes alone
             raise DamagedCheckpoint(
                 f"{path} is not a whole checkpoint ({error}): it was cut off or damaged. {CURE}"
             ) from error
@@ -182,15 +180,16 @@ def _what_torch_load_means(error: Exception, path: Path) -> Exception:
 
 
 def _read_every_byte(file: BinaryIO) -> None:
-    """Raises the disk's OSError where there is one: what cannot be read says nothing of what is written.
-
-    The system forgets what it has in memory of the file first, so that the bytes come from the disk (Linux).
-    """
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    """Raises the disk's OSError where there is one: what cannot be read says nothing of what is written."""
     file.seek(0)
     while file.read(2**20):
         pass
+
+
+def _forget(file: BinaryIO) -> None:
+    """Let the system forget what it has in memory of the file, so that the next read is one of the disk (Linux)."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _checksums_of_tensors(file: BinaryIO) -> Counter:

@@ -56,7 +56,8 @@ class CheckpointFolder:
         self.folder = Path(folder).expanduser()
         self.metric, self.mode = metric, mode
         self.keep_last, self.keep_best = keep_last, keep_best
-        self.mirror = Mirror(Path(mirror).expanduser()) if mirror else None
+        self.mirror = Path(mirror).expanduser() if mirror else None
+        self._mirror = Mirror(self.mirror) if mirror else None
         self._best_name = re.compile(rf"best_\d{{8,}}_{re.escape(quote(metric, safe=''))}={VALUE}")
         self._prepared = False
         self.loaded_from: str | None = None  # the name of the file that `latest` or `best` gave last
@@ -149,10 +150,10 @@ class CheckpointFolder:
             in_the_way = [path for path in self.folder.iterdir() if OURS.fullmatch(path.name) and path.is_dir()]
         if in_the_way:
             raise CheckpointError(f"{in_the_way[0]} is a folder with the name of a checkpoint. Move it away.")
-        if self.mirror:
+        if self._mirror:
             best = [*self.best_paths(), *self._best(self._mirrored())]
             best = sorted(best, key=_value, reverse=self.mode == "max")[: self.keep_best]
-            self.mirror.copy_back(best, self.folder)
+            self._mirror.copy_back(best, self.folder)
 
     def _prepare(self) -> None:
         """Before the first save only: a folder that vanishes later is an error to report, not one to make anew."""
@@ -184,14 +185,14 @@ class CheckpointFolder:
     def _mirrored(self, needed: bool = False) -> list[Path]:
         """The files of the mirror. needed: if it does not answer and nothing is here, that is an error."""
         try:
-            return self.mirror.files() if self.mirror else []
+            return self._mirror.files() if self._mirror else []
         except OSError as error:
             if needed and not any(_is_ours(path) for path in self._files(self.folder)):
                 raise CheckpointError(
-                    f"The mirror {self.mirror.folder} does not answer ({error.strerror or error}), and {self.folder} "
+                    f"The mirror {self.mirror} does not answer ({error.strerror or error}), and {self.folder} "
                     f"has no checkpoint: is it mounted? To start anew without it, leave it out."
                 ) from error
-            self.mirror.warn("is not looked at", error)
+            self._mirror.warn("is not looked at", error)
             return []
 
     def _last(self, files: Iterable[Path]) -> list[Path]:
@@ -235,9 +236,9 @@ class CheckpointFolder:
             save_checkpoint(checkpoint, self.folder / step_name)
         with explained(f"{step_name} is saved in {self.folder}, but the oldest is not removed"):
             self._prune(self.folder, names)
-        if self.mirror:
+        if self._mirror:
             kept = [*self.best_paths(), *self.last_paths()]
-            self.mirror.update(kept, names, lambda: self._prune(self.mirror.folder, names))
+            self._mirror.update(kept, names, lambda: self._prune(self.mirror, names))
 
     def _prune(self, place: Path, just_saved: list[str]) -> None:
         files = listed(place)

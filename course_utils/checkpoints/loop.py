@@ -116,7 +116,7 @@ class Training:
         if not self.folder:
             return self
         if not self.resume and not self.folder.is_empty():
-            mirror = f", or its mirror {self.folder.mirror.folder}," if self.folder.mirror else ""
+            mirror = f", or its mirror {self.folder.mirror}," if self.folder.mirror else ""
             raise ValueError(
                 f"{self.folder.folder}{mirror} holds checkpoints of another training. Go on from them (resume=True, on "
                 f"the command line --resume), or use another folder."

@@ -78,6 +78,8 @@ class Save:
 
     def do(self) -> None:
         folder = self.folder(self.background)
+        if self.step == 1:
+            folder.latest()  # only who goes on from a step may write it again
         folder.save(self.checkpoint, new_metrics=True)
         folder.wait()
         (self.work / "returned").touch()

@@ -11,6 +11,7 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -40,6 +41,7 @@ class Promises(RuleBasedStateMachine):
         for name, content in OTHERS.items():
             (self.place / name).write_bytes(content)
         self.files, self.saves, self.newest, self.parts = {}, 0, 0, False
+        self.known = None  # the step that this process saved or found last
 
     def teardown(self):
         self.folder.wait()
@@ -52,12 +54,25 @@ class Promises(RuleBasedStateMachine):
 
     @rule(ahead=st.sampled_from([1, 1, 1, 5, 0, -1]), val_loss=st.integers(0, 4), new_metrics=st.booleans())
     def save(self, ahead, val_loss, new_metrics):
-        """Of the next step, of the same one again, or of one before it, as after a fall back.
+        """Of the next step, of the same one again, or of one before it: refused, unless it was gone back to.
 
         The last and the best are kept by their names, a damaged one too until it is read.
         """
-        self.newest, self.saves = max(1, self.newest + ahead), self.saves + 1
-        checkpoint = a_checkpoint(self.newest, self.saves, float(val_loss))
+        step = max(1, self.newest + ahead)
+        checkpoint = a_checkpoint(step, self.saves + 1, float(val_loss))
+        first_allowed = self.known if self.known is not None else max(map(_step, self.files), default=-1) + 1
+        if step < first_allowed:
+            self.folder.wait()
+            before = contents(self.place)
+            with pytest.raises(CheckpointError, match="does not come after"):
+                self.folder.save(checkpoint, new_metrics)
+            assert {name: one for name, one in before.items() if ".part" not in name}.items() <= contents(
+                self.place
+            ).items()
+            self.parts = any(name.endswith(".part") for name in contents(self.place))
+            return
+        self.newest = self.known = step
+        self.saves += 1
         self.folder.save(checkpoint, new_metrics)
         last, best = self._kept("step_"), self._kept("best_")
         last[f"step_{self.newest:08d}.pt"] = checkpoint, True
@@ -81,7 +96,9 @@ class Promises(RuleBasedStateMachine):
             flipped = content[:record] + bytes([content[record] ^ 1]) + content[record + 1 :]
             damaged = {"flipped": flipped, "cut": content[:-100], "empty": b"", "zeros": bytes(len(content))}
             (self.place / name).write_bytes(damaged[how])
-            self.files[name] = self.files[name][0], False
+            for other in self.files:  # a new best and the last are two names of one file
+                if (self.place / other).samefile(self.place / name):
+                    self.files[other] = self.files[other][0], False
 
     @rule(step=st.integers(1, 9))
     def leave_a_part(self, step):
@@ -94,6 +111,7 @@ class Promises(RuleBasedStateMachine):
     def restart(self):
         self.folder.wait()
         self.folder = CheckpointFolder(self.place, **self.options)
+        self.known = None
 
     @rule()
     def wait(self):
@@ -114,6 +132,8 @@ class Promises(RuleBasedStateMachine):
         else:
             expected = [checkpoint for name, checkpoint in whole.items() if _step(name) == newest]
             assert any(same(found, one) for one in expected) if self.saves else found is None
+            if found is not None:
+                self.known = self.newest = newest
         self._set_aside(lambda name: newest is None or _step(name) > newest)
 
     @rule()

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from course_utils.checkpoints import CheckpointError, CheckpointFolder, load_checkpoint
+from course_utils.checkpoints.lock import NAME as LOCK
 
 # What may come of a trial, in words for people. Everything else is wrong.
 TRIED, EXACT, REFUSED, FELL_BACK, WRONG = OUTCOMES = (
@@ -83,7 +84,8 @@ def same(one, other) -> bool:
 
 
 def contents(place: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in place.iterdir() if path.is_file()}
+    """Of all files but the lock, which a mirror has not."""
+    return {path.name: path.read_bytes() for path in place.iterdir() if path.is_file() and path.name != LOCK}
 
 
 def all_are_whole(*places: Path) -> None:
