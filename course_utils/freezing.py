@@ -3,7 +3,7 @@
 Cached features, `cache_features` and `fast_copy`, stand in features.py, and are handed on here.
 """
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from course_utils.features import cache_features, fast_copy
@@ -13,6 +13,7 @@ __all__ = [
     "count_parameters",
     "fast_copy",
     "freeze",
+    "freeze_until",
     "parameter_groups",
     "train_mode",
     "trainable_parameters",
@@ -30,18 +31,74 @@ def unfreeze(module: nn.Module) -> nn.Module:
     return module.requires_grad_(True)
 
 
-def train_mode(model: nn.Module) -> nn.Module:
-    """`model.train()`, except that a BatchNorm layer whose weight is frozen keeps its running statistics.
+def freeze_until(unfreeze_at: dict[int, nn.Module]) -> dict[int, list[nn.Parameter]]:
+    """Freeze modules for now; returns, for each epoch, the parameters to set free from then on.
 
-    `requires_grad=False` does not stop them, and each `model.train()` sets them going again: call this instead of it.
-    Dropout inside a frozen part stays on, as `model.train()` sets it, and so does BatchNorm without a weight
-    (affine=False), which no flag can freeze. Source: notebook 05, section "BatchNorm".
+    unfreeze_at: {epoch: module}. Set free are those that are free now: what was frozen by hand in such a module, say
+    its BatchNorm, stays frozen. A module that is frozen as a whole is set free as a whole, for why else name it.
+    Where modules share a parameter, its first epoch counts.
+    """
+    parameters = {epoch: list(module.parameters()) for epoch, module in sorted(unfreeze_at.items())}
+    free = {epoch: [one for one in its if one.requires_grad] or its for epoch, its in parameters.items()}
+    for module in unfreeze_at.values():
+        freeze(module)
+    return free
+
+
+def train_mode(model: nn.Module) -> nn.Module:
+    """`model.train()`, except that what is frozen keeps its state; returns the model.
+
+    `requires_grad=False` does not stop running statistics, and each `model.train()` sets them going again: call this
+    instead of it. Held in eval mode is each frozen layer that has buffers: BatchNorm, InstanceNorm and own norms that
+    track, spectral norm. Frozen is what has parameters of which none learns (of a BatchNorm, its weight counts), and
+    what has none but stands in something frozen, such as BatchNorm with affine=False. Observers of quantization do
+    not heed eval mode; theirs is put back after each pass.
+    Dropout layers in a frozen part stay on, as `model.train()` sets them: they have no state, and the head may want
+    the noise. Stochastic depth goes off: it leaves out whole blocks, which is for weights that learn.
+    Source: notebook 05, section "BatchNorm".
     """
     model.train()
-    for module in model.modules():
-        if isinstance(module, _BatchNorm) and module.weight is not None and not module.weight.requires_grad:
-            module.eval()
+    _hold_what_is_frozen(model, around=False)
     return model
+
+
+def _hold_what_is_frozen(module: nn.Module, around: bool) -> None:
+    """around: whether the part that `module` stands in is frozen; it counts for a module without parameters."""
+    parameters = list(module.parameters())
+    frozen = not any(one.requires_grad for one in parameters) if parameters else around
+    if isinstance(module, _BatchNorm) and module.weight is not None:
+        frozen = not module.weight.requires_grad
+    has_state = next(module.buffers(recurse=False), None) is not None
+    drops_blocks = type(module).__name__.endswith(("StochasticDepth", "DropPath"))  # torchvision's; timm's and others'
+    if frozen and (has_state or drops_blocks):
+        module.training = False  # not eval(): a Dropout in it stays on
+    if hasattr(module, "calculate_qparams"):
+        _hold_observer(module, frozen)
+    for child in module.children():
+        _hold_what_is_frozen(child, frozen)
+
+
+def _hold_observer(observer: nn.Module, frozen: bool) -> None:
+    for handle in vars(observer).pop("held_by", ()):
+        handle.remove()
+    if frozen:
+        keeper = _StateKeeper()
+        before = observer.register_forward_pre_hook(keeper.note)
+        observer.held_by = [before, observer.register_forward_hook(keeper.put_back, always_call=True)]
+
+
+class _StateKeeper:
+    """Hooks that make a pass leave no trace in the buffers of a module and of the modules in it."""
+
+    def note(self, module: nn.Module, inputs) -> None:
+        parts = [(part, name, one) for part in module.modules() for name, one in part.named_buffers(recurse=False)]
+        self.buffers: list[tuple[nn.Module, str, Tensor]] = [(part, name, one.clone()) for part, name, one in parts]
+        if hasattr(module, "observer_enabled"):  # a FakeQuantize would round by what it sees in this very pass
+            module.observer_enabled.zero_()
+
+    def put_back(self, module: nn.Module, inputs, output) -> None:
+        for part, name, buffer in self.buffers:
+            setattr(part, name, buffer)
 
 
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:

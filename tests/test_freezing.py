@@ -10,6 +10,7 @@ import torch
 import torchvision
 from PIL import Image
 from torch import nn
+from torch.ao.quantization import FakeQuantize, FusedMovingAvgObsFakeQuantize, MinMaxObserver
 from torch.nn.utils import parametrizations
 from torch.nn.utils import spectral_norm as old_spectral_norm
 from torch.nn.utils import weight_norm as old_weight_norm
@@ -24,6 +25,7 @@ from course_utils.freezing import (
     count_parameters,
     fast_copy,
     freeze,
+    freeze_until,
     parameter_groups,
     train_mode,
     trainable_parameters,
@@ -72,6 +74,103 @@ def test_train_mode_leaves_dropout_on_and_an_unfrozen_batchnorm_learning(model):
     unfreeze(model[0])
     train_mode(model)
     assert model[0][1].training
+
+
+class OwnNorm(nn.Module):
+    """Subtracts a running mean that it tracks in train mode, as own layers do."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(4, 1, 1))
+        self.register_buffer("mean", torch.zeros(4, 1, 1))
+
+    def forward(self, x):
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().mean((0, 2, 3))[:, None, None]
+        return (x - self.mean) * self.scale
+
+
+MOVING = {
+    "BatchNorm2d, affine=False": lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False)),
+    "InstanceNorm2d": lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4, track_running_stats=True)),
+    "own norm": lambda: nn.Sequential(nn.Conv2d(3, 4, 3), OwnNorm()),
+    "spectral norm, old": lambda: old_spectral_norm(nn.Conv2d(3, 4, 3)),
+    "spectral norm": lambda: parametrizations.spectral_norm(nn.Conv2d(3, 4, 3)),
+    "observer": lambda: nn.Sequential(nn.Conv2d(3, 4, 3), MinMaxObserver()),
+    "FakeQuantize": lambda: nn.Sequential(nn.Conv2d(3, 4, 3), FakeQuantize()),
+    "fused FakeQuantize": lambda: nn.Sequential(nn.Conv2d(3, 4, 3), FusedMovingAvgObsFakeQuantize()),
+    "StochasticDepth": lambda: nn.Sequential(nn.Conv2d(3, 4, 3), torchvision.ops.StochasticDepth(0.5, "row")),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # quantization and the old spectral norm are deprecated
+@pytest.mark.parametrize("make", MOVING.values(), ids=MOVING)
+def test_whatever_has_a_state_stands_still_when_frozen_and_moves_again_when_free(make):
+    torch.manual_seed(0)
+    body = make()
+    body(IMAGES)
+    model = nn.Sequential(body, nn.Flatten(), nn.Linear(4 * 36, 2))
+    freeze(body)
+    before = copy.deepcopy(body.state_dict())
+    for _ in range(3):
+        train_mode(model)
+        first, second = body(IMAGES + 1), body(5 * IMAGES)
+        assert torch.equal(body(IMAGES + 1), first) and not torch.equal(first, second)
+    for key, value in body.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    unfreeze(body)
+    train_mode(model)
+    answers = [body(factor * IMAGES) for factor in (9, 5)]
+    moved = [key for key, value in body.state_dict().items() if not torch.equal(value, before[key])]
+    assert moved or not torch.equal(answers[1], second)
+
+
+def test_an_observer_is_held_through_an_error_and_a_copy_of_the_model():
+    body = nn.Sequential(nn.Conv2d(3, 4, 3), FakeQuantize())
+    body(IMAGES)
+    model = train_mode(nn.Sequential(freeze(body), nn.Flatten(), nn.Linear(4 * 36, 2)))
+    for one in (model, copy.deepcopy(model)):
+        before = copy.deepcopy(one.state_dict())
+        with pytest.raises(TypeError):
+            one[0][1]("no tensor")
+        one(9 * IMAGES)
+        assert all(torch.equal(value, before[key]) for key, value in one.state_dict().items())
+
+
+def test_a_frozen_convnext_gives_the_same_features_twice_while_its_head_learns():
+    model = torchvision.models.convnext_tiny(num_classes=2)
+    freeze(model.features)
+    train_mode(model)
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(model.features(images), model.features(images))
+
+
+def test_a_buffer_of_a_layer_around_others_does_not_turn_their_dropout_off():
+    block = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))
+    block.register_buffer("position", torch.arange(4))
+    train_mode(nn.Sequential(freeze(block), nn.Linear(4, 2)))
+    assert not block.training and block[1].training
+
+
+def test_of_a_batchnorm_the_weight_decides_and_one_without_outside_of_frozen_parts_learns():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.BatchNorm2d(4, affine=False))
+    model[1].weight.requires_grad = False
+    train_mode(model)
+    assert not model[1].training and model[2].training
+
+
+def test_what_was_frozen_by_hand_stays_frozen_when_its_module_is_set_free(model):
+    freeze(model[0][1])
+    free = freeze_until({3: model, 2: model[0]})
+    assert count_parameters(model) == (0, 410)
+    assert list(free) == [2, 3]
+    assert {id(one) for one in free[2]} == {id(one) for one in model[0][0].parameters()}
+    assert {id(one) for one in free[3]} == {id(one) for layer in (model[0][0], model[2]) for one in layer.parameters()}
+
+
+def test_a_module_that_is_frozen_as_a_whole_is_set_free_as_a_whole(model):
+    freeze(model[0])
+    assert len(freeze_until({2: model[0]})[2]) == 4
 
 
 def test_counts_are_trainable_and_all(model):
