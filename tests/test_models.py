@@ -14,6 +14,7 @@ from efficientnet_lite_pytorch import EfficientNet as ReferenceEfficientNet
 from PIL import Image
 from torch import nn
 
+from course_utils.freezing import count_parameters
 from course_utils.models import (
     SMALL_CNN_TRANSFORM,
     EfficientNet_Lite0_Weights,
@@ -24,6 +25,7 @@ from course_utils.models import (
     remap_efficientnet_lite0,
     replace_head,
 )
+from course_utils.train import build_optimizer
 
 WEIGHTS = EfficientNet_Lite0_Weights.IMAGENET1K_V1
 CAT_CLASSES = range(281, 286)  # of ImageNet-1K: tabby, tiger cat, Persian cat, Siamese cat, Egyptian cat
@@ -244,6 +246,30 @@ def test_layers_in_front_of_the_last_one_may_have_its_name_and_its_shape():
     assert replace_head(deep, 2).classifier[2].out_features == 2 and deep.classifier[0].out_features == 8
     normed = Layers(body=linear(8), head=nn.utils.parametrizations.weight_norm(linear()))
     assert replace_head(normed, 2).head(torch.ones(1, 8)).shape == (1, 2)
+
+
+# The optimizer of the command line
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg19", "mobilenet_v3_small", "vit_b_32", "convnext_tiny"])
+def test_freeze_trains_the_new_layer_and_nothing_else(name):
+    with torch.device("meta"):
+        model = replace_head(torchvision.models.get_model(name, weights=None), 2)
+    optimizer = build_optimizer(model, name, freeze_backbone=True)
+    (group,) = optimizer.param_groups
+    assert [tuple(one.shape) for one in group["params"]] == [(2, group["params"][0].shape[1]), (2,)]
+    assert count_parameters(model)[0] == sum(one.numel() for one in group["params"])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg19", "vit_b_32", "swin_t"])
+def test_without_freeze_every_parameter_learns_and_only_the_new_layer_at_the_high_rate(name):
+    with torch.device("meta"):
+        model = replace_head(torchvision.models.get_model(name, weights=None), 2)
+    new, rest = build_optimizer(model, name, freeze_backbone=False).param_groups
+    assert (new["lr"], rest["lr"]) == (1e-3, 1e-4)
+    assert len(new["params"]) == 2 and all(one.shape[0] == 2 for one in new["params"])
+    held = [id(one) for one in new["params"] + rest["params"]]
+    assert sorted(held) == sorted(id(one) for one in model.parameters())
 
 
 # build_model
