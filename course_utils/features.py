@@ -96,12 +96,10 @@ def _kept_features(file: Path) -> dict | None:
 
 def _begins_as_ours(file: Path) -> bool:
     """`torch.save` writes the plain values of a dict first, so the key is in the first bytes. An empty file is free."""
-    try:
-        with open(file, "rb") as opened:
-            start = opened.read(1000)
-    except OSError:
-        return False
-    return not start or MARK.encode() in start
+    with suppress(OSError), open(file, "rb") as opened:
+        start = opened.read(1000)
+        return not start or MARK.encode() in start
+    return False
 
 
 def _key(backbone: nn.Module, dataset: Dataset, images: list | range, device: torch.device, views: int) -> str:
@@ -199,12 +197,13 @@ def _pairs(backbone: nn.Module, batch: Tensor) -> list[tuple[str, str]]:
 
 def _fuse(model: nn.Module, pairs: list[tuple[str, str]]) -> nn.Module:
     """Multiply each BatchNorm into its convolution, and put an Identity in its place, under all of its names."""
+    fused = set()
     for convolution, norm in [tuple(map(model.get_submodule, pair)) for pair in pairs]:
         numbers = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         convolution.weight, convolution.bias = fuse_conv_bn_weights(convolution.weight, convolution.bias, *numbers)
-        for name, module in list(model.named_modules(remove_duplicate=False)):
-            if module is norm:
-                model.set_submodule(name, nn.Identity())
+        fused.add(norm)
+    for name in [name for name, module in model.named_modules(remove_duplicate=False) if module in fused]:
+        model.set_submodule(name, nn.Identity())
     return model
 
 
