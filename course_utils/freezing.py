@@ -1,19 +1,24 @@
-"""Freeze, unfreeze, parameter groups, frozen BatchNorm, cached features. Source: notebook 05."""
+"""Freeze, unfreeze, parameter groups, frozen statistics. Source: notebook 05.
 
-import hashlib
-import warnings
-from copy import deepcopy
-from itertools import pairwise
-from pathlib import Path
+Cached features, `cache_features` and `fast_copy`, stand in features.py, and are handed on here.
+"""
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from course_utils.checkpoints import CheckpointError, load_checkpoint, save_checkpoint, weights_sha256
-from course_utils.runtime import fast_dtype
+from course_utils.features import cache_features, fast_copy
+
+__all__ = [
+    "cache_features",
+    "count_parameters",
+    "fast_copy",
+    "freeze",
+    "freeze_until",
+    "parameter_groups",
+    "train_mode",
+    "trainable_parameters",
+    "unfreeze",
+]
 
 
 def freeze(module: nn.Module) -> nn.Module:
@@ -26,18 +31,74 @@ def unfreeze(module: nn.Module) -> nn.Module:
     return module.requires_grad_(True)
 
 
-def train_mode(model: nn.Module) -> nn.Module:
-    """`model.train()`, except that a BatchNorm layer whose weight is frozen keeps its running statistics.
+def freeze_until(unfreeze_at: dict[int, nn.Module]) -> dict[int, list[nn.Parameter]]:
+    """Freeze modules for now; returns, for each epoch, the parameters to set free from then on.
 
-    `requires_grad=False` does not stop them, and each `model.train()` sets them going again: call this instead of it.
-    Dropout inside a frozen part stays on, as `model.train()` sets it, and so does BatchNorm without a weight
-    (affine=False), which no flag can freeze. Source: notebook 05, section "BatchNorm".
+    unfreeze_at: {epoch: module}. Set free are those that are free now: what was frozen by hand in such a module, say
+    its BatchNorm, stays frozen. A module that is frozen as a whole is set free as a whole, for why else name it.
+    Where modules share a parameter, its first epoch counts.
+    """
+    parameters = {epoch: list(module.parameters()) for epoch, module in sorted(unfreeze_at.items())}
+    free = {epoch: [one for one in its if one.requires_grad] or its for epoch, its in parameters.items()}
+    for module in unfreeze_at.values():
+        freeze(module)
+    return free
+
+
+def train_mode(model: nn.Module) -> nn.Module:
+    """`model.train()`, except that what is frozen keeps its state; returns the model.
+
+    `requires_grad=False` does not stop running statistics, and each `model.train()` sets them going again: call this
+    instead of it. Held in eval mode is each frozen layer that has buffers: BatchNorm, InstanceNorm and own norms that
+    track, spectral norm. Frozen is what has parameters of which none learns (of a BatchNorm, its weight counts), and
+    what has none but stands in something frozen, such as BatchNorm with affine=False. Observers of quantization do
+    not heed eval mode; theirs is put back after each pass.
+    Dropout layers in a frozen part stay on, as `model.train()` sets them: they have no state, and the head may want
+    the noise. Stochastic depth goes off: it leaves out whole blocks, which is for weights that learn.
+    Source: notebook 05, section "BatchNorm".
     """
     model.train()
-    for module in model.modules():
-        if isinstance(module, _BatchNorm) and module.weight is not None and not module.weight.requires_grad:
-            module.eval()
+    _hold_what_is_frozen(model, around=False)
     return model
+
+
+def _hold_what_is_frozen(module: nn.Module, around: bool) -> None:
+    """around: whether the part that `module` stands in is frozen; it counts for a module without parameters."""
+    parameters = list(module.parameters())
+    frozen = not any(one.requires_grad for one in parameters) if parameters else around
+    if isinstance(module, _BatchNorm) and module.weight is not None:
+        frozen = not module.weight.requires_grad
+    has_state = next(module.buffers(recurse=False), None) is not None
+    drops_blocks = type(module).__name__.endswith(("StochasticDepth", "DropPath"))  # torchvision's; timm's and others'
+    if frozen and (has_state or drops_blocks):
+        module.training = False  # not eval(): a Dropout in it stays on
+    if hasattr(module, "calculate_qparams"):
+        _hold_observer(module, frozen)
+    for child in module.children():
+        _hold_what_is_frozen(child, frozen)
+
+
+def _hold_observer(observer: nn.Module, frozen: bool) -> None:
+    for handle in vars(observer).pop("held_by", ()):
+        handle.remove()
+    if frozen:
+        keeper = _StateKeeper()
+        before = observer.register_forward_pre_hook(keeper.note)
+        observer.held_by = [before, observer.register_forward_hook(keeper.put_back, always_call=True)]
+
+
+class _StateKeeper:
+    """Hooks that make a pass leave no trace in the buffers of a module and of the modules in it."""
+
+    def note(self, module: nn.Module, inputs) -> None:
+        parts = [(part, name, one) for part in module.modules() for name, one in part.named_buffers(recurse=False)]
+        self.buffers: list[tuple[nn.Module, str, Tensor]] = [(part, name, one.clone()) for part, name, one in parts]
+        if hasattr(module, "observer_enabled"):  # a FakeQuantize would round by what it sees in this very pass
+            module.observer_enabled.zero_()
+
+    def put_back(self, module: nn.Module, inputs, output) -> None:
+        for part, name, buffer in self.buffers:
+            setattr(part, name, buffer)
 
 
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -69,80 +130,3 @@ def parameter_groups(parts: list[tuple[nn.Module, float]]) -> list[dict]:
         if parameters:
             groups.append({"params": parameters, "lr": learning_rate})
     return groups
-
-
-@torch.no_grad()  # not inference_mode: its tensors cannot be used to train the head
-def cache_features(
-    backbone: nn.Module,
-    dataset: Dataset,
-    device: torch.device | str = "cpu",
-    views: int = 0,
-    file: str | Path | None = None,
-) -> TensorDataset:
-    """One pass of a frozen backbone over a dataset: (features float32 (N, D), labels int64 (N,)) on the CPU.
-
-    A frozen backbone in eval mode gives the same features each epoch, so they are computed once, by `fast_copy`, and
-    in 16 bits where the device is faster so (`fast_dtype`).
-    views: 0 for the images as they are; V for the augmented images of the epochs 1 to V instead, N = V x images.
-    file: keep the features there. They are used again while weights, files, preprocessing, views and number format
-    are what they were, and computed anew otherwise. A damaged file is refused with a warning, and written anew.
-    Raises ValueError for a dataset without images, for negative views, and for a file with a dataset that has no
-    `fingerprint`. Source: notebook 05, section "One forward pass is enough".
-    """
-    if not len(dataset) or views < 0:
-        raise ValueError(f"{len(dataset)} images and views={views} give no features: take images, and views >= 0.")
-    device = torch.device(device)
-    key = _key(backbone, dataset, device, views) if file else None
-    if file and Path(file).exists() and (kept := _kept_features(Path(file), key)):
-        return kept
-    images = [(view, index) for view in range(1, views + 1) for index in range(len(dataset))] or range(len(dataset))
-    loader = DataLoader(dataset, batch_size=32, sampler=images, pin_memory=device.type == "cuda")
-    fast, dtype = fast_copy(backbone).to(device), fast_dtype(device)
-    labels = []
-    with torch.autocast(device.type, dtype, enabled=dtype is not None):
-        for batch, its_labels in loader:
-            found = fast(batch.to(device, non_blocking=True)).flatten(1).float().cpu()
-            if not labels:  # room for all at once: joining them at the end would need the room twice
-                features = torch.empty(len(images), found.shape[1])
-            features[len(labels) :][: len(found)] = found
-            labels += its_labels.tolist()
-    labels = torch.tensor(labels)
-    if file:
-        save_checkpoint({"key": key, "features": features, "labels": labels}, file)
-    return TensorDataset(features, labels)
-
-
-def fast_copy(backbone: nn.Module) -> nn.Module:
-    """A copy that only computes: in eval mode, channels last, each BatchNorm fused into the convolution before it.
-
-    In eval mode BatchNorm multiplies and adds fixed numbers, which can as well be multiplied into the weights. This
-    finds a convolution and a BatchNorm that stand side by side in an `nn.Sequential`; others stay as they are.
-    Source: https://docs.pytorch.org/tutorials/intermediate/fx_conv_bn_fuser.html
-    """
-    copy = deepcopy(backbone).eval().to(memory_format=torch.channels_last)
-    for sequence in [module for module in copy.modules() if isinstance(module, nn.Sequential)]:
-        for place, (layer, following) in enumerate(pairwise(list(sequence))):
-            if isinstance(layer, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
-                sequence[place], sequence[place + 1] = fuse_conv_bn_eval(layer, following), nn.Identity()
-    return copy
-
-
-def _key(backbone: nn.Module, dataset: Dataset, device: torch.device, views: int) -> str:
-    """All that the features depend on, in one line."""
-    if not hasattr(dataset, "fingerprint"):
-        raise ValueError(
-            f"A file of features needs to know its images, and {type(dataset).__name__} has no fingerprint(). Give a "
-            f"CatsAndDogs dataset, or leave `file` out."
-        )
-    architecture = hashlib.sha256(repr(backbone).encode()).hexdigest()
-    parts = [weights_sha256(backbone.state_dict()), architecture, dataset.fingerprint()]
-    return " ".join(map(str, [*parts, fast_dtype(device), f"{views} views", f"torch {torch.__version__}"]))
-
-
-def _kept_features(file: Path, key: str) -> TensorDataset | None:
-    try:
-        kept = load_checkpoint(file)
-    except CheckpointError as error:
-        warnings.warn(f"{error} The features are computed anew.", stacklevel=4)
-        return None
-    return TensorDataset(kept["features"], kept["labels"]) if kept.get("key") == key else None

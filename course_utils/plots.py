@@ -4,6 +4,8 @@ Source of the colours: https://jfly.uni-koeln.de/color/
 Every title says the finding, every axis its unit; each function draws one figure and shows it.
 """
 
+import math
+
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
@@ -20,7 +22,14 @@ def show_images(
     title: str = "",
     wrong: set[int] = frozenset(),
 ) -> None:
-    """PIL images in a grid, each under its own title; those whose index is in `wrong` have a coloured title."""
+    """PIL images in a grid, each under its own title; those whose index is in `wrong` have a coloured title.
+
+    Raises ValueError without images or columns, and for another number of titles.
+    """
+    if not len(images) or columns < 1:
+        raise ValueError(f"{len(images)} images in {columns} columns make no figure: give at least 1 of each.")
+    if len(titles) != len(images):
+        raise ValueError(f"There are {len(images)} images and {len(titles)} titles; give one title for each image.")
     rows = -(-len(images) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(2.2 * columns, 2.5 * rows), squeeze=False, layout="constrained")
     for axis in axes.flat:
@@ -42,12 +51,19 @@ def plot_history(
     """One curve per named history (as `training.fit` returns it) over epochs.
 
     mark: a vertical line at that epoch. wide: the name of a curve to draw wide and pale, so that one upon it shows.
+    A value that is no finite number leaves a gap. Raises ValueError without a curve, for a history without epochs, and
+    for an epoch that has no such metric.
     """
+    _check_curves(histories)
+    for name, history in histories.items():
+        if lacking := [row for row in history if metric not in row]:
+            has = ", ".join(map(str, lacking[0]))
+            raise ValueError(f"The history {name!r} has no {metric!r} in each epoch; choose one of: {has}.")
     figure, axis = plt.subplots(figsize=(7, 3.5))
     for number, (name, history) in enumerate(histories.items()):
-        epochs, values = [row["epoch"] for row in history], [row[metric] for row in history]
-        width = {"linewidth": 8, "alpha": 0.35} if name == wide else {"marker": MARKERS[number]}
-        axis.plot(epochs, values, color=COLOURS[number], label=name, **width)
+        epochs, values = [row["epoch"] for row in history], [_finite(row[metric]) for row in history]
+        style = _style(number) | ({"linewidth": 8, "alpha": 0.35, "marker": ""} if name == wide else {})
+        axis.plot(epochs, values, label=name, **style)
     if mark is not None:
         axis.axvline(mark, color="gray", linestyle="--", label="interrupted here")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -61,10 +77,17 @@ def plot_history(
 
 
 def plot_lines(x: list[float], lines: dict[str, list[float]], title: str, xlabel: str, ylabel: str) -> None:
-    """One curve per name over the same x."""
+    """One curve per name over the same x; a value that is no finite number leaves a gap.
+
+    Raises ValueError without a curve, and for a curve with another number of values than x.
+    """
+    _check_curves(lines)
+    for name, values in lines.items():
+        if len(values) != len(x):
+            raise ValueError(f"The curve {name!r} has {len(values)} values and x has {len(x)}; give one for each x.")
     figure, axis = plt.subplots(figsize=(7, 3.5))
     for number, (name, values) in enumerate(lines.items()):
-        axis.plot(x, values, color=COLOURS[number], marker=MARKERS[number], label=name)
+        axis.plot(x, [_finite(value) for value in values], label=name, **_style(number))
     axis.set_xticks(x, [f"{value:g}" for value in x])
     _label(axis, title, xlabel, ylabel)
     axis.legend()
@@ -80,9 +103,16 @@ def plot_bars(
     value_format: str = "{:g}",
     guessing: float | None = None,
 ) -> None:
-    """Horizontal bars, the first label on top, each with its value at its end; `guessing`: a line at that value."""
+    """Horizontal bars, the first label on top, each with its value at its end; `guessing`: a line at that value.
+
+    A value that is no finite number has no bar, only its text. Raises ValueError without bars, and for another number
+    of values than labels.
+    """
+    if not len(labels) or len(labels) != len(values):
+        raise ValueError(f"{len(labels)} labels and {len(values)} values make no bars: give one value for each label.")
     figure, axis = plt.subplots(figsize=(7, 0.45 * len(labels) + 1.2))
-    bars = axis.barh(labels, values, color=COLOURS[0])
+    lengths = [value if math.isfinite(value) else 0 for value in values]
+    bars = axis.barh(range(len(labels)), lengths, tick_label=labels, color=COLOURS[0])  # two may have the same label
     on_white = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # readable where the line passes
     axis.bar_label(bars, [value_format.format(value) for value in values], padding=4, bbox=on_white)
     axis.invert_yaxis()
@@ -98,9 +128,17 @@ def plot_bars(
 
 
 def plot_differences(differences: dict[str, float], title: str) -> None:
-    """A dot per name on a logarithmic scale, each with its value; a hollow one at the left edge is exactly 0."""
+    """A dot per name on a logarithmic scale, each with its value; a hollow one at the left edge is exactly 0.
+
+    Raises ValueError without a difference, and for one that is negative, infinite or not a number.
+    """
+    if not differences:
+        raise ValueError("There are no differences to plot: give at least one name with its number.")
+    for name, value in differences.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"The difference {name!r} is {value}; only finite ones from 0 on have a place here.")
     names, values = list(differences), list(differences.values())
-    zero = min(value for value in values if value) / 20  # a logarithmic scale has no 0
+    zero = min((value for value in values if value), default=1) / 20  # a logarithmic scale has no 0
     figure, axis = plt.subplots(figsize=(7, 0.45 * len(names) + 1.2))
     for row, value in enumerate(values):
         inside = COLOURS[0] if value else "white"
@@ -108,7 +146,7 @@ def plot_differences(differences: dict[str, float], title: str) -> None:
         text = f"{value:.2g}" if value else "exactly 0: every bit is equal"
         axis.text(1.3 * (value or zero), row, text, va="center")
     axis.set_xscale("log")
-    axis.set_xlim(zero, max(values) * 8)
+    axis.set_xlim(zero, (max(values) or 1) * 8)
     axis.set_yticks(range(len(names)), names)
     axis.invert_yaxis()
     _label(axis, title, "largest difference from the straight run, weights and BatchNorm (log scale)", "")
@@ -121,3 +159,25 @@ def _label(axis, title: str, xlabel: str, ylabel: str) -> None:
     axis.set_xlabel(xlabel)
     axis.set_ylabel(ylabel)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def _style(number: int) -> dict:
+    """Colour, marker and line of a curve: after six the colours come again, with other markers and lines."""
+    rounds = number // len(COLOURS)
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": MARKERS[(number + rounds) % len(MARKERS)],
+        "linestyle": ["-", "--", ":", "-."][rounds % 4],
+    }
+
+
+def _finite(value: float) -> float:
+    """Infinity as "not a number", for which a curve has a gap: an axis cannot reach it."""
+    return value if math.isfinite(value) else math.nan
+
+
+def _check_curves(curves: dict[str, list]) -> None:
+    empty = [name for name, values in curves.items() if not len(values)]
+    if not curves or empty:
+        which = f"The curve {empty[0]!r} has no values" if empty else "There is no curve"
+        raise ValueError(f"{which}: give at least one curve, each with at least one value.")

