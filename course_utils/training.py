@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from course_utils.checkpoints import CheckpointFolder, Training, facts_of_data
-from course_utils.freezing import freeze, train_mode, unfreeze
+from course_utils.freezing import freeze_until, train_mode
 
 
 def train_steps(
@@ -107,8 +107,8 @@ def fit(
     (accuracies 0..1).
     scheduler: stepped once an epoch, or once a step with step_scheduler="step"; ReduceLROnPlateau is given the
     folder's metric (without a folder, val_loss). scaler: train in mixed precision. autocast_dtype: in which 16-bit
-    type; bfloat16 needs no scaler. unfreeze_at: {epoch: module}, frozen until that epoch; the optimizer holds its parameters from the
-    start, and passes them over while they have no gradient.
+    type; bfloat16 needs no scaler. unfreeze_at: {epoch: module}, frozen until that epoch; the optimizer holds its
+    parameters from the start, and passes them over while they have no gradient.
     patience: stop after this many epochs without a better `folder.metric`, and put the best weights back.
     resume: go on from the folder's newest good checkpoint, exactly, even inside an epoch. accept: names of what may
     differ from it, such as "optimizer", "scheduler" or "training data" (see `Training`).
@@ -126,31 +126,41 @@ def fit(
     if hasattr(val_loader, "__len__") and not len(val_loader):
         raise ValueError("There are no validation images: the validation loader is empty.")
     model.to(device)
+    frozen_until = freeze_until(unfreeze_at)
     saved = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler, **parts}
-    with Training(folder, saved, config=about, save_every=save_every, resume=resume, accept=accept) as training:
-        training.compare("validation data", facts_of_data(val_loader, order=False))
-        unfreezing = ", ".join(f"{_size(module)} from epoch {epoch}" for epoch, module in unfreeze_at.items())
-        training.compare("unfreezing", {"modules": unfreezing})
-        for epoch in training.epochs(epochs, patience):
-            for first, module in unfreeze_at.items():
-                unfreeze(module) if epoch >= first else freeze(module)
-            batches = training.batches(train_loader)
-            for loss_sum, correct, count in train_steps(model, batches, optimizer, device, scaler, autocast_dtype):
-                training.log({"train_loss": loss_sum / count, "train_accuracy": correct / count}, weight=count)
-                for part in parts.values():
-                    if hasattr(part, "update_parameters"):
-                        part.update_parameters(model)
-                if scheduler and step_scheduler == "step":
-                    scheduler.step()
-            val_loss, val_accuracy = evaluate(model, val_loader, device, autocast_dtype)
-            row = training.end_epoch({"val_loss": val_loss, "val_accuracy": val_accuracy})
-            if scheduler and step_scheduler == "epoch":
-                _step(scheduler, row[folder.metric if folder else "val_loss"])
-            if verbose:
-                print("  ".join(f"{key} {value:.4g}" for key, value in row.items()), flush=True)
+    try:
+        with Training(folder, saved, config=about, save_every=save_every, resume=resume, accept=accept) as training:
+            training.compare("validation data", facts_of_data(val_loader, order=False))
+            unfreezing = ", ".join(f"{_size(module)} from epoch {epoch}" for epoch, module in unfreeze_at.items())
+            training.compare("unfreezing", {"modules": unfreezing})
+            for epoch in training.epochs(epochs, patience):
+                _set_free(frozen_until, epoch)
+                batches = training.batches(train_loader)
+                for loss_sum, correct, count in train_steps(model, batches, optimizer, device, scaler, autocast_dtype):
+                    training.log({"train_loss": loss_sum / count, "train_accuracy": correct / count}, weight=count)
+                    for part in parts.values():
+                        if hasattr(part, "update_parameters"):
+                            part.update_parameters(model)
+                    if scheduler and step_scheduler == "step":
+                        scheduler.step()
+                val_loss, val_accuracy = evaluate(model, val_loader, device, autocast_dtype)
+                row = training.end_epoch({"val_loss": val_loss, "val_accuracy": val_accuracy})
+                if scheduler and step_scheduler == "epoch":
+                    _step(scheduler, row[folder.metric if folder else "val_loss"])
+                if verbose:
+                    print("  ".join(f"{key} {value:.4g}" for key, value in row.items()), flush=True)
+    except BaseException:
+        _set_free(frozen_until, epochs)  # as the model was, for who starts again with it
+        raise
     if patience is not None:
         training.load_best()
     return training.history
+
+
+def _set_free(frozen_until: dict[int, list[nn.Parameter]], epoch: int) -> None:
+    for first, parameters in frozen_until.items():
+        for parameter in parameters if epoch >= first else []:
+            parameter.requires_grad_(True)
 
 
 def _check_arguments(folder, patience, resume, save_every) -> None:
