@@ -1,12 +1,20 @@
 """Checkpoints: whole or absent, verified, safe, kept."""
 
+import errno
+import os
 import random
 import shutil
+import subprocess
+import sys
 import zipfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import torch.utils.serialization.config
+from torch import nn
 
 from course_utils.checkpoints import (
     CheckpointError,
@@ -18,6 +26,7 @@ from course_utils.checkpoints import (
     save_checkpoint,
     weights_sha256,
 )
+from course_utils.checkpoints import durable as durable
 
 
 def checkpoint(step=1, val_loss=0.5):
@@ -257,6 +266,151 @@ def test_an_error_in_the_background_surfaces_at_the_next_step(tmp_path):
     folder.save(checkpoint(3))
     folder.wait()
     assert [load_checkpoint(path)["step"] for path in folder.last_paths()] == [3, 1]
+
+
+def test_an_error_in_the_background_that_nobody_asks_for_is_said_when_the_program_ends(tmp_path):
+    program = (
+        "import sys; from course_utils.checkpoints import CheckpointFolder\n"
+        "folder = CheckpointFolder(sys.argv[1], background=True)\n"
+        "folder.save({'step': 1, 'metrics': {}, 'bad': print})"
+    )
+    run = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True)
+    assert "nobody waited for it" in run.stderr and "step_00000001.pt was not saved" in run.stderr
+
+
+def test_a_new_best_is_written_once_and_damage_to_it_falls_back_to_the_step_before(tmp_path):
+    folder = CheckpointFolder(tmp_path)
+    save_all(folder, [0.5, 0.4])
+    last, best = folder.last_paths()[0], folder.best_paths()[0]
+    assert last.samefile(best) and not folder.last_paths()[1].samefile(best)
+    flip_a_byte(best)
+    with pytest.warns(UserWarning, match="Falling back"):
+        assert folder.latest()["step"] == 1
+    apart = CheckpointFolder(tmp_path / "apart", keep_last=1)  # no step before it is kept
+    save_all(apart, [0.5])
+    assert not apart.last_paths()[0].samefile(apart.best_paths()[0])
+
+
+def test_without_hard_links_a_new_best_is_written_twice(tmp_path, monkeypatch):
+    def no_links(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    folder = CheckpointFolder(tmp_path)
+    save_all(folder, [0.5])
+    assert not folder.last_paths()[0].samefile(folder.best_paths()[0])
+    assert names(sorted(tmp_path.iterdir())) == ["best_00000001_val_loss=0.5.pt", "step_00000001.pt"]
+
+
+def test_a_second_training_that_counts_from_the_start_is_told(tmp_path):
+    save_all(CheckpointFolder(tmp_path), [0.5, 0.4, 0.3])
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for step in (0, 1, 3):
+        with pytest.raises(CheckpointError, match=f"Step {step} does not come after the newest checkpoint"):
+            CheckpointFolder(tmp_path).save(checkpoint(step, 0.1), new_metrics=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    knows = CheckpointFolder(tmp_path)
+    knows.latest()
+    knows.save(checkpoint(3, 0.2), new_metrics=True)  # goes on from there
+    with pytest.raises(ValueError, match=r"checkpoint\['step'\] is -1"):
+        knows.save(checkpoint(-1))
+    with pytest.raises(ValueError, match="no 'val_loss' in checkpoint"):
+        knows.save({"step": 4, "metrics": {"val_acc": 1}}, new_metrics=True)
+
+
+@pytest.mark.parametrize("metric", ["val/rmse", "recall@5", "a=b", "größe", "../x", "mAP 50"])
+def test_any_name_of_a_metric_makes_a_file_name(tmp_path, metric):
+    folder = CheckpointFolder(tmp_path, metric, "max")
+    for step, value in ((1, 0.5), (2, 0.9), (3, 0.7)):
+        folder.save({"step": step, "metrics": {metric: value}}, new_metrics=True)
+    assert CheckpointFolder(tmp_path, metric, "max").best()["step"] == 2
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_metric_that_is_no_loss_needs_its_mode(tmp_path):
+    with pytest.raises(ValueError, match="say 'min' when a lower val_accuracy is better, else 'max'"):
+        CheckpointFolder(tmp_path, "val_accuracy")
+    assert CheckpointFolder(tmp_path, "train/loss").mode == "min"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [lambda x: x, np.float64(1), Path("x"), 2**3000, torch.channels_last, range(3), object(), nn.Linear(1, 1)],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_no_safe_load_accepts_is_named_with_its_place(tmp_path, value):
+    with pytest.raises(CheckpointError, match=rf"checkpoint\['deep'\]\[1\]\['v'\] \(a {type(value).__name__}\)"):
+        save_checkpoint({"deep": [0, {"v": value}]}, tmp_path / "a.pt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_options_of_pytorch_change_nothing(tmp_path, monkeypatch):
+    folder = CheckpointFolder(tmp_path, keep_last=3)
+    folder.save(checkpoint(1))
+    torch.serialization.set_crc32_options(False)
+    monkeypatch.setattr(torch.utils.serialization.config.load, "mmap", True)
+    torch.set_default_device("meta")
+    try:
+        assert folder.latest()["weights"].device.type == "cpu"
+        folder.save({"step": 2, "metrics": {}, "weights": torch.arange(4000.0, device="cpu")})
+        assert not torch.serialization.get_crc32_options()
+    finally:
+        torch.set_default_device(None)
+        torch.serialization.set_crc32_options(True)
+    assert torch.equal(folder.latest()["weights"], torch.arange(4000.0))
+    flip_a_byte(folder.last_paths()[0])
+    with pytest.raises(DamagedCheckpoint):
+        load_checkpoint(folder.last_paths()[0])
+
+
+def test_older_and_other_formats_are_told_apart_and_keep_their_name(tmp_path):
+    legacy, protocol = tmp_path / "step_00000001.pt", tmp_path / "b.pt"
+    torch.save({"a": torch.ones(2)}, legacy, _use_new_zipfile_serialization=False)
+    torch.save({"a": torch.ones(2)}, protocol, pickle_protocol=4)
+    for path, said in ((legacy, "format from before PyTorch 1.6.*save it again"), (protocol, "pickle_protocol other")):
+        with pytest.raises(CheckpointError, match=said) as error:
+            load_checkpoint(path)
+        assert not isinstance(error.value, DamagedCheckpoint)
+    with pytest.warns(UserWarning), pytest.raises(CheckpointError, match="move it away"):
+        CheckpointFolder(tmp_path).latest()
+    assert legacy.exists()
+
+
+def test_the_name_of_an_earlier_damaged_file_is_not_overwritten(tmp_path):
+    folder = CheckpointFolder(tmp_path)
+    for _ in range(2):
+        folder.save(checkpoint(1))
+        folder.save(checkpoint(2))
+        flip_a_byte(tmp_path / "step_00000002.pt")
+        with pytest.warns(UserWarning, match="set aside as step_00000002.pt.damaged"):
+            assert folder.latest()["step"] == 1
+    assert {"step_00000002.pt.damaged", "step_00000002.pt.damaged-2"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_new_machine_gets_the_best_back_from_the_mirror(tmp_path):
+    drive = tmp_path / "drive"
+    save_all(CheckpointFolder(tmp_path / "old", mirror=drive), [0.5, 0.1, 0.4, 0.4])
+    new = CheckpointFolder(tmp_path / "new", mirror=drive)
+    assert new.latest()["step"] == 4
+    new.save(checkpoint(5, 0.3), new_metrics=True)
+    shutil.rmtree(drive)
+    with pytest.warns(UserWarning, match="mirror"):
+        assert new.best()["step"] == 2
+    assert names(new.best_paths()) == ["best_00000002_val_loss=0.1.pt"]
+
+
+def test_a_mirror_that_does_not_answer_is_no_empty_one(tmp_path):
+    folder = CheckpointFolder(tmp_path / "new machine", mirror=tmp_path / "not mounted" / "run")
+    with pytest.raises(CheckpointError, match="does not answer.*is it mounted"):
+        folder.latest()
+
+
+def test_macos_waits_for_the_platter(tmp_path, monkeypatch):
+    calls = []
+    fake = SimpleNamespace(F_FULLFSYNC=51, fcntl=lambda descriptor, command: calls.append(command))
+    monkeypatch.setattr(durable, "fcntl", fake)
+    save_checkpoint(checkpoint(), tmp_path / "a.pt")
+    assert calls == [51, 51], "the file and its folder"
 
 
 def test_a_mirror_gets_the_same_files_and_resume_takes_the_newest_of_both(tmp_path):

@@ -11,6 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    Subset,
+    TensorDataset,
+)
 from torchvision.transforms import v2
 
 from course_utils.checkpoints import CheckpointError, CheckpointFolder, load_checkpoint, save_checkpoint, weights_sha256
@@ -19,6 +28,7 @@ from course_utils.data import AUGMENT, load_datasets, make_loader
 from course_utils.freezing import parameter_groups
 from course_utils.models import SmallCNN
 from course_utils.runtime import seed_everything
+from course_utils.train import parse_arguments
 from course_utils.training import evaluate, fit, train_one_epoch
 
 TO_TENSOR = v2.Compose([v2.Resize((32, 32)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
@@ -272,6 +282,157 @@ def test_a_loss_that_is_not_a_number_stops_the_training(datasets):
             train_one_epoch(model, make_loader(datasets[0], batch_size=8, shuffle=True), optimizer)
 
 
+def small_model():
+    seed_everything(0)
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(192, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 2)
+    )
+
+
+class Pictures(Dataset):
+    """An own dataset, that knows nothing of epochs and draws its noise from the global generator."""
+
+    classes = [("tench", "Tinca tinca"), 1]  # as torchvision's ImageNet has them, or worse
+    files = ["a/0.jpg"]
+
+    def __init__(self, count=24):
+        self.x = torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        return self.x[index] + torch.randn(1), index % 2
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return (Pictures()[index] for index in range(24))
+
+
+OWN_LOADERS = {
+    "shuffled": lambda: DataLoader(Pictures(), 4, shuffle=True),
+    "subset": lambda: make_loader(Subset(Pictures(), range(16)), 4, shuffle=True),
+    "tensors": lambda: make_loader(TensorDataset(Pictures().x, torch.arange(24) % 2), 4, shuffle=True),
+    "concatenated": lambda: DataLoader(ConcatDataset([Pictures(), Pictures()]), 4, shuffle=True, num_workers=2),
+    "stream": lambda: DataLoader(Stream(), 4),
+    "distributed": lambda: DataLoader(Pictures(), 4, sampler=DistributedSampler(Pictures(), 1, 0)),
+}
+
+
+def fit_own(folder=None, loader=None, at=None, model=None, epochs=3, optimizer=None, scheduler=None, **options):
+    model = model or small_model()
+    optimizer = (optimizer or (lambda parameters: torch.optim.Adam(parameters, lr=0.01)))(model.parameters())
+    scheduler = scheduler(optimizer) if scheduler else None
+    steps = iter(range(1, 1000))
+
+    def hook(*_):
+        if next(steps) == at:
+            raise PowerCut
+
+    optimizer.register_step_pre_hook(hook)
+    validation = options.pop("val", None) or DataLoader(Pictures(8), 4)
+    loader = loader() if loader else DataLoader(Pictures(), 4, shuffle=True)
+    if "ema" in options:
+        options["parts"] = {"ema": options.pop("ema")(model)}
+    history = fit(model, optimizer, loader, validation, epochs, scheduler=scheduler, folder=folder, **options)
+    return weights_sha256(model.state_dict()), history, [group["lr"] for group in optimizer.param_groups]
+
+
+@pytest.mark.parametrize("name", OWN_LOADERS)
+def test_own_datasets_and_loaders_train_and_resume_exactly(name, tmp_path):
+    straight = fit_own(loader=OWN_LOADERS[name])
+    with pytest.raises(PowerCut):
+        fit_own(CheckpointFolder(tmp_path), OWN_LOADERS[name], at=6, save_every=1)
+    assert fit_own(CheckpointFolder(tmp_path), OWN_LOADERS[name], resume=True) == straight
+
+
+KINDS_OF_TRAINING = {
+    "one cycle": {
+        "scheduler": lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=18),
+        "step_scheduler": "step",
+    },
+    "plateau": {"scheduler": lambda optimizer: torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)},
+    "bfloat16": {"autocast_dtype": torch.bfloat16},
+    "ema": {"ema": lambda model: torch.optim.swa_utils.AveragedModel(model, use_buffers=True)},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_TRAINING)
+def test_a_resume_is_exact_with(kind, tmp_path):
+    options = KINDS_OF_TRAINING[kind]
+    straight = fit_own(**options)
+    for at in (5, 9, 13):
+        with pytest.raises(PowerCut):
+            fit_own(CheckpointFolder(tmp_path / str(at)), at=at, save_every=1, **options)
+        assert fit_own(CheckpointFolder(tmp_path / str(at)), resume=True, **options) == straight
+    if kind != "bfloat16":
+        assert (fit_own()[0] == straight[0]) == (kind == "ema"), "it made no difference"
+    else:
+        assert fit_own()[1] != straight[1]
+
+
+def test_the_evaluation_computes_in_the_type_that_is_asked_for():
+    seen = []
+    model = small_model()
+    model.register_forward_hook(lambda module, inputs, logits: seen.append(logits.dtype))
+    evaluate(model, DataLoader(Pictures(8), 4), autocast_dtype=torch.bfloat16)
+    evaluate(model, DataLoader(Pictures(8), 4))
+    assert seen == [torch.bfloat16] * 2 + [torch.float32] * 2
+
+
+def other_parameters(_):
+    return torch.optim.Adam(small_model().parameters())
+
+
+SCHEDULES = torch.optim.lr_scheduler
+REFUSED = {
+    "the optimizer of another model": ({"optimizer": other_parameters}, "6 of the 6 tensors in the optimizer are not"),
+    "an optimizer with a closure": ({"optimizer": torch.optim.LBFGS}, "LBFGS wants a closure"),
+    "unfreezing after the end": ({"unfreeze": 9}, "unfreeze_at has epoch 9, after the last one, 3"),
+    "unfreezing a stranger": ({"unfreeze": 2, "stranger": True}, "6 tensors for epoch 2 are those of another model"),
+    "unfreezing outside": ({"unfreeze": 2, "head_only": True}, "2 tensors for epoch 2 are not in the optimizer"),
+    "everything frozen": ({"frozen": True}, "Nothing would learn"),
+    "one cycle by epochs": ({"scheduler": lambda o: SCHEDULES.OneCycleLR(o, 0.1, total_steps=18)}, "made for 18 steps"),
+    "cosine of steps": ({"scheduler": lambda o: SCHEDULES.CosineAnnealingLR(o, 18)}, "made for 18 steps"),
+    "cosine of epochs": (
+        {"scheduler": lambda o: SCHEDULES.CosineAnnealingLR(o, 3), "step_scheduler": "step"},
+        "made for 3 steps, and step_scheduler='step' makes 18",
+    ),
+    "cyclic by epochs": ({"scheduler": lambda o: SCHEDULES.CyclicLR(o, 0.1, 0.2)}, "CyclicLR counts batches"),
+    "a wrong word": ({"step_scheduler": "batch"}, "say 'epoch' or 'step'"),
+    "no validation images": ({"val": DataLoader(Subset(Pictures(), []), 4)}, "no validation images"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_would_train_nothing_or_wrongly_is_refused_before_the_first_step(what):
+    options, said = REFUSED[what]
+    options, model = dict(options), small_model()
+    if "unfreeze" in options:
+        part = small_model() if options.pop("stranger", False) else model[1]
+        options["unfreeze_at"] = {options.pop("unfreeze"): part}
+    if options.pop("head_only", False):
+        options["optimizer"] = lambda _: torch.optim.Adam(model[5].parameters())
+    if options.pop("frozen", False):
+        model.requires_grad_(False)
+    with pytest.raises(ValueError, match=said):
+        fit_own(model=model, at=1, **options)
+
+
+def test_what_is_free_but_not_in_the_optimizer_is_said():
+    model = small_model()
+    with pytest.warns(UserWarning, match="4 tensors are free to learn and not in the optimizer.*1.bias, 1.weight"):
+        fit_own(model=model, optimizer=lambda _: torch.optim.Adam(model[5].parameters()), epochs=1)
+
+
+def test_batchnorm_that_was_frozen_by_hand_stays_frozen_when_its_part_is_freed():
+    model = small_model()
+    model[2].requires_grad_(False)
+    fit_own(model=model, unfreeze_at={2: model[:4]})
+    assert model[1].weight.requires_grad and not model[2].weight.requires_grad
+
+
 COMMAND = [sys.executable, "-m", "course_utils.train", "--data", "drawn", "--per-class", "60"]
 
 
@@ -290,11 +451,29 @@ def test_the_command_line_trains_and_a_second_run_overwrites_nothing(tmp_path):
     result = result_of(tmp_path)
     assert result["epochs"] == 2 and result["steps"] == 4
     assert result["val_accuracy"] == max(row["val_accuracy"] for row in result["history"])
+    assert result["weights_are_of_epoch"] == 2
+    assert result["history"][result["val_accuracy_is_of_epoch"] - 1]["val_accuracy"] == result["val_accuracy"]
     refused = command_line(tmp_path, "--epochs", 2)
     assert refused.returncode == 1 and "--resume" in refused.stderr and "Traceback" not in refused.stderr
     again = command_line(tmp_path, "--epochs", 2, "--resume")
     assert "Nothing to do" in again.stdout
     assert result_of(tmp_path) == result
+
+
+def test_the_command_line_says_whether_it_goes_on_and_takes_more_epochs(tmp_path):
+    new = command_line(tmp_path, "--epochs", 1, "--resume")
+    assert "a new one" in new.stdout, "as with a mistyped folder"
+    more = command_line(tmp_path, "--epochs", 3, "--resume")
+    assert more.returncode == 0, more.stderr
+    assert "resumed from step_00000002.pt, epoch 2, step 2" in more.stdout
+    assert "scheduler differs, accepted (T_max: 1 in the checkpoint, 3 here)" in more.stdout
+    assert result_of(tmp_path)["epochs"] == 3
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert parse_arguments(["--out=~/run", "--epochs", "1"]).out == tmp_path / "run"
+    assert CheckpointFolder("~/run").folder == tmp_path / "run"
 
 
 def test_a_killed_process_resumed_ends_with_the_same_weights(tmp_path):

@@ -1,11 +1,16 @@
 """A mirror that vanishes in the middle of a training, and returns: no trouble for it, and a copy once it is back."""
 
+import builtins
+import contextlib
+import errno
+import os
 import random
 import shutil
 from collections import Counter
 from functools import partial
 from itertools import product
 from pathlib import Path
+from unittest.mock import patch
 
 from course_utils.checkpoints import CheckpointFolder
 from faults.disk import _leave_free, _small_disk
@@ -37,6 +42,39 @@ def full_mirrors(work: Path, times: int) -> Counter:
         partial(_full_for_a_while, work / f"full-{background}-{number}", background, straight)
         for number, background in product(range(times), [False, True])
     )
+
+
+def dead_mirrors(work: Path, times: int) -> Counter:
+    """From a random step on each look at the mirror fails; as after a FUSE daemon's death, or without permission."""
+    straight = train(CheckpointFolder(work / "straight"))
+    return count(
+        partial(_dead, work / f"dead-{number}-{background}-{error}", background, error, straight)
+        for number, background, error in product(range(times), (False, True), (errno.ENOTCONN, errno.EACCES, errno.EIO))
+    )
+
+
+def _dead(work: Path, background: bool, error: int, straight: list) -> str:
+    calls = {name: getattr(os, name) for name in ("scandir", "stat", "mkdir", "unlink")}
+    calls |= {"open": builtins.open}
+
+    def failing(name):
+        def call(path, *more, **options):
+            if isinstance(path, (str, Path)) and str(path).startswith(str(work / "drive")):
+                raise OSError(error, os.strerror(error), str(path))
+            return calls[name](path, *more, **options)
+
+        return call
+
+    def die():
+        for name in calls:
+            stack.enter_context(patch(f"{'builtins' if name == 'open' else 'os'}.{name}", failing(name)))
+
+    with contextlib.ExitStack() as stack:
+        result = train(_folder(work, background), before_step={random.randrange(1, STEPS): die})
+        promise(result == straight, f"mirror dead with {os.strerror(error)}: {result} is not {straight}")
+        again = CheckpointFolder(work / "vm", mirror=work / "drive" / "run")
+        promise(again.latest()["step"] >= STEPS, "a good folder is not used because its mirror is dead")
+    return EXACT
 
 
 def _folder(work: Path, background: bool) -> CheckpointFolder:

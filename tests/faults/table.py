@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from faults import calls, damage, disk, kills, mirrors, promises, signals
+from faults import calls, copies, damage, disk, foreign_project, kills, mirrors, promises, reads, rivals, signals
 from faults.trials import OUTCOMES, TRIED, WRONG, NotPossibleHere
 
 
@@ -20,11 +20,16 @@ class Kind(NamedTuple):
 
 KINDS = [
     Kind("training killed at any instant", kills.kills, (16,), (500,)),
+    Kind("foreign project, killed and stopped", foreign_project.chains, (8,), (120,)),
+    Kind("two trainings in one folder", rivals.rivals, (3,), (20,)),
     Kind("save killed at each of its calls", calls.kills_at_every_call, (16,), (1,)),
     Kind("disk error at each call of a save", calls.errors_at_every_call, (20,), (1,)),
     Kind("order of calls for a power cut", calls.order_of_calls),
     Kind("damaged files", damage.files, (20,), (1,)),
     Kind("bad files in folder and mirror", damage.folders, (300,), (20,)),
+    Kind("errors of a read at a resume", reads.reads, (2,), (1,)),
+    Kind("too little memory at a resume", reads.memory, (4,), (1,)),
+    Kind("a folder that cannot be listed", reads.listings),
     Kind("full disk", disk.full_disks, (5,), (1,)),
     Kind("file size limit", disk.size_limits, (5,), (1,)),
     Kind("read-only folder", disk.read_only),
@@ -32,9 +37,11 @@ KINDS = [
     Kind("folder deleted in a training", disk.deleted_in_a_training, (6,), (1,)),
     Kind("disk full in a training", disk.full_in_a_training, (6,), (1,)),
     Kind("mirror gone in a training", mirrors.mirrors, (1,), (20,)),
+    Kind("mirror dies or refuses", mirrors.dead_mirrors, (1,), (4,)),
     Kind("mirror full in a training", mirrors.full_mirrors, (1,), (4,)),
     Kind("SIGTERM and Ctrl-C with workers", signals.signals, (signals.KINDS[1:3],), (signals.KINDS * 2,)),
     Kind("workers ended in a step", signals.in_a_step, (6,), (1,)),
+    Kind("copies for a background save", copies.copies),
     Kind("any sequence of saves and damage", promises.sequences, (40,), (500,)),
 ]
 
