@@ -331,7 +331,7 @@ def fit_own(folder=None, loader=None, at=None, model=None, epochs=3, optimizer=N
             raise PowerCut
 
     optimizer.register_step_pre_hook(hook)
-    validation = options.pop("val", None) or DataLoader(Pictures(8), 4)
+    validation = options.pop("val", DataLoader(Pictures(8), 4))
     loader = loader() if loader else DataLoader(Pictures(), 4, shuffle=True)
     if "ema" in options:
         options["parts"] = {"ema": options.pop("ema")(model)}
@@ -352,7 +352,9 @@ KINDS_OF_TRAINING = {
         "scheduler": lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=18),
         "step_scheduler": "step",
     },
-    "plateau": {"scheduler": lambda optimizer: torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)},
+    "plateau": {
+        "scheduler": lambda optimizer: torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, "max", patience=0)
+    },
     "bfloat16": {"autocast_dtype": torch.bfloat16},
     "ema": {"ema": lambda model: torch.optim.swa_utils.AveragedModel(model, use_buffers=True)},
 }
