@@ -20,7 +20,7 @@ class Kind(NamedTuple):
 
 KINDS = [
     Kind("training killed at any instant", kills.kills, (16,), (500,)),
-    Kind("foreign project, killed and stopped", foreign_project.chains, (8,), (120,)),
+    Kind("foreign project killed and stopped", foreign_project.chains, (8,), (120,)),
     Kind("two trainings in one folder", rivals.rivals, (3,), (20,)),
     Kind("save killed at each of its calls", calls.kills_at_every_call, (16,), (1,)),
     Kind("disk error at each call of a save", calls.errors_at_every_call, (20,), (1,)),
