@@ -144,7 +144,8 @@ def test_the_stop_button_saves_a_checkpoint_from_which_the_training_goes_on(work
     [error] = errors(stopped)
     step = checkpoint["step"]
     assert error.ename == "Stopped"
-    assert error.evalue == f"Asked to stop by SIGINT. Saved step {step} in checkpoints: go on with resume=True."
+    how = "start again, with resume=True (on the command line --resume), to go on."
+    assert error.evalue == f"Asked to stop by SIGINT. Saved step {step} in checkpoints: {how}"
     assert not any(output.get("name") == "stderr" for output in stopped.outputs), stopped
     assert not_run.execution_count is None, "Run All ends where the training was interrupted"
     resumed = nbformat.read(path, as_version=4).cells[2]
