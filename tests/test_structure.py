@@ -64,7 +64,7 @@ def test_the_map_in_the_readme_shows_every_module():
         names = [f"{path.name} " for path in place.glob("*.py") if path.stem != "__init__"] if place.is_dir() else []
         for name in [f"{room}/" if place.is_dir() else f"{room}.py", *names]:
             assert f" {name}" in shown, f"{name} is missing in the map"
-        positions.append(shown.index(f"\n    {room}"))
+        positions.append(shown.index(f"\n    {room}/" if place.is_dir() else f"\n    {room}.py"))
     assert positions == sorted(positions)
 
 

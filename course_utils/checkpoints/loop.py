@@ -329,17 +329,19 @@ class Training:
         name = "training data" if number == 0 else f"training data {number + 1}"
         if self.folder and name not in self._facts:
             self.compare(name, facts_of_data(loader))
-        if not (self._resumed and self._counters["seen"]):
-            return self._order.start(number, loader, self.epoch)
-        stateful = any(part is loader for part in self.parts.values())
-        iterator = self._order.start_inside(
-            number,
-            loader,
-            self.epoch,
-            seen=0 if stateful else self._counters["seen"],
-            without_reading=not self._facts[name].get("workers"),
-        )
-        self._put_back(but=loader)  # what ran in this epoch before its batches has run twice
+        inside = bool(self._resumed and self._counters["seen"])
+        self._signals.must_wait()  # a process whose workers have not all started could not end them
+        if inside:
+            stateful = any(part is loader for part in self.parts.values())
+            seen = 0 if stateful else self._counters["seen"]
+            draws = self._facts[name].get("workers", 0) > 0  # in workers, that cannot be put back
+            iterator, unread = self._order.start_again(number, loader, self.epoch, seen, without_reading=not draws)
+        else:
+            iterator = self._order.start(number, loader, self.epoch)
+        self._signals.may_come()
+        if inside:
+            self._order.skip(number, iterator, unread)
+            self._put_back(but=loader)  # what ran in this epoch before its batches has run twice
         return iterator
 
     def _end_step(self) -> None:

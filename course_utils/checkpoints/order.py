@@ -44,23 +44,26 @@ class DataOrder:
         _set_epoch(loader, epoch)
         return _iterator(loader)
 
-    def start_inside(self, number: int, loader: Iterable, epoch: int, seen: int, without_reading: bool) -> Iterator:
-        """The batches after the first `seen`, in the same order. Afterwards, `put_back` brings the random numbers.
+    def start_again(
+        self, number: int, loader: Iterable, epoch: int, seen: int, without_reading: bool
+    ) -> tuple[Iterator, int]:
+        """The batches of the loop that was interrupted, and how many of the `seen` ones `skip` is still to read.
 
-        without_reading: items draw no random numbers that depend on those before them, so that a sampler with
-        `set_epoch(epoch, start)` may pass them over; else they are read once more.
+        without_reading: no item depends on random numbers that others draw, so a sampler may pass them over.
         """
         self._generators[number] = generators = generators_in(loader)
         begin = self.state["loops"][number]
         restore_rng(begin["global"])
         self._put_back_loader(generators, begin["loader"])
-        skipped = _set_epoch(loader, epoch, seen if without_reading else 0)
-        iterator = _iterator(loader)
-        for done in range(skipped, seen):
+        passed_over = _set_epoch(loader, epoch, seen if without_reading else 0)
+        return _iterator(loader), seen - passed_over
+
+    def skip(self, number: int, iterator: Iterator, batches: int) -> None:
+        """Read batches that were done. Then `put_back` brings the random numbers of the process."""
+        for done in range(batches):
             if next(iterator, self) is self:
-                raise CheckpointError(f"{seen} batches of this epoch are done, and the loader has only {done}.")
-        self._put_back_loader(generators, self.state["step"]["loaders"][number])
-        return iterator
+                raise CheckpointError(f"{batches} batches of this epoch are done, and the loader has only {done}.")
+        self._put_back_loader(self._generators[number], self.state["step"]["loaders"][number])
 
     def _put_back_loader(self, generators: list, states: list | None) -> None:
         for generator, state in zip(generators, states or [], strict=bool(states)):
@@ -72,7 +75,7 @@ def _set_epoch(loader: Iterable, epoch: int, seen: int = 0) -> int:
     set_epoch = getattr(getattr(loader, "sampler", None), "set_epoch", None)
     if set_epoch is None:
         return 0
-    if "start" not in inspect.signature(set_epoch).parameters:
+    if "start" not in inspect.signature(set_epoch).parameters or not loader.batch_size:
         set_epoch(epoch)
         return 0
     set_epoch(epoch, start=seen * loader.batch_size)

@@ -1,7 +1,6 @@
 """Samples in batches, in an order that is a pure function of (seed, epoch): notebook 03, "The data order"."""
 
 import bisect
-import signal
 from collections.abc import Iterator
 
 import torch
@@ -66,7 +65,6 @@ def make_loader(
         drop_last=shuffle,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),  # a GPU copies from such memory while the CPU goes on
-        worker_init_fn=_leave_signals_to_the_main_process,
         generator=torch.Generator().manual_seed(seed),  # or each epoch draws a number from the RNG that dropout uses
     )
 
@@ -101,12 +99,3 @@ def _takes_epochs(dataset: Dataset) -> bool:
     if type(dataset) is ConcatDataset:
         return any(map(_takes_epochs, dataset.datasets))
     return getattr(dataset, "takes_epochs", False)
-
-
-def _leave_signals_to_the_main_process(_) -> None:
-    """A terminal sends Ctrl-C, and a cluster SIGTERM, to every process. The main one saves first, then ends all.
-
-    A worker that ends before it would interrupt the main process within a step, where nothing can be saved exactly.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import time
 from collections import Counter
 from itertools import count as numbers
@@ -15,6 +16,7 @@ from pathlib import Path
 import torch
 from foreign import natural, project
 
+from course_utils.checkpoints import Stopped
 from faults.trainings import PROCESSES
 from faults.trials import EXACT, Wrong, all_are_whole, count, promise
 
@@ -66,8 +68,11 @@ def _chain(place: Path, workers: int, straight: dict, seconds: float) -> str:
 
 def _run(place: Path, workers: int, limit: float, signal_number=None, after: float | None = None) -> int:
     place.mkdir(parents=True, exist_ok=True)
-    process = PROCESSES.Process(target=_train, args=(place, workers))
+    here, there = PROCESSES.Pipe()
+    process = PROCESSES.Process(target=_train, args=(place, workers, there))
     process.start()
+    there.close()
+    here.recv()
     if after is not None:
         process.join(after)
         if process.exitcode is None:
@@ -79,13 +84,15 @@ def _run(place: Path, workers: int, limit: float, signal_number=None, after: flo
     return process.exitcode
 
 
-def _train(place: Path, workers: int) -> None:
+def _train(place: Path, workers: int, pipe) -> None:
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A signal before the training has begun, or after it, ends the process as it would end any.
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(128 + signal.SIGINT))
+    pipe.send("ready")
     with contextlib.redirect_stdout(open(os.devnull, "w")), contextlib.redirect_stderr(open(os.devnull, "w")):
         try:
             result = project.train(_arguments(place, workers))
-        except KeyboardInterrupt as stopped:  # a signal that comes before the training has begun is Python's own
-            raise SystemExit(128 + getattr(stopped, "signal", signal.SIGINT)) from None
+        except Stopped as stopped:
+            sys.exit(128 + stopped.signal)
     (place / "result.json.part").write_text(json.dumps(result))
     os.replace(place / "result.json.part", place / "result.json")
