@@ -143,7 +143,8 @@ def test_a_training_goes_on_after_its_machine_was_lost(new_machine, drive, tmp_p
     with pytest.raises(DeadKernelError):
         run("lost", epoch_of_death=4)
     shutil.rmtree(tmp_path / "lost")
-    counted, resumed, straight, same_history = run("new")
+    counted, begun, resumed, straight, same_history = run("new")
     assert counted == "epochs here: 5"
+    assert begun == "Training in saved/03/straight: a new one."
     assert resumed == straight and len(straight) == 64
     assert same_history == "the same history: True"
