@@ -12,6 +12,8 @@ times as much. So before each run, more memory than it needs is used and freed.
 
 - durable save: `save_checkpoint` against `open`, `write` of as many random bytes, `flush`, `os.fsync`, both to a new
   file. `torch.save` without fsync is shown for orientation: its bytes are still in memory when it returns.
+- epoch that is the best so far: `CheckpointFolder.save(…, new_metrics=True)` of a next step with a better metric: the
+  the file gets two names, and the best one before it goes; against the same write and fsync.
 - verified load: `load_checkpoint` against `torch.load(weights_only=True)`, of a file that is in the page cache, and of
   one whose pages were dropped, so that it is read from the disk.
 - background save: how long `CheckpointFolder(background=True).save` holds the training up, against the durable save in
@@ -38,6 +40,7 @@ ROUNDS = {10: 31, 100: 21, 400: 11, 1000: 9}  # megabytes: how often each varian
 TENSORS = 20
 RATIOS = {  # heading: (measured, against, target)
     "durable save / write+fsync": ("durable save", "write+fsync", 1.3),
+    "epoch that is the best / write+fsync": ("epoch that is the best", "write+fsync", 1.3),
     "verified / plain load, cached": ("load_checkpoint, cached", "torch.load, cached", 2),
     "verified / plain load, from disk": ("load_checkpoint, from disk", "torch.load, from disk", 1.3),
     "background / durable save": ("background save", "durable save", 0.15),
@@ -90,10 +93,17 @@ def measure(megabytes: int, place: Path) -> dict[str, list[float]]:
     folder = CheckpointFolder(place / "background", keep_last=1, background=True)
     folder.save(checkpoint)
     folder.wait()
+    epochs, numbers = CheckpointFolder(place / "epochs"), iter(range(1, 1000))
 
+    def save_a_better_epoch() -> None:
+        number = next(numbers)
+        epochs.save({**checkpoint, "step": number, "metrics": {"val_loss": 1 / number}}, new_metrics=True)
+
+    save_a_better_epoch()
     variants = {
         "write+fsync": lambda: write_and_fsync(content, new),
         "durable save": lambda: save_checkpoint(checkpoint, new),
+        "epoch that is the best": save_a_better_epoch,
         "torch.save, no fsync": lambda: torch.save(checkpoint, new),
         "background save": lambda: folder.save(checkpoint),
         "torch.load, cached": lambda: torch.load(file, weights_only=True),

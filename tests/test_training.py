@@ -207,7 +207,7 @@ def test_other_classes_are_named(datasets, tmp_path):
     train(datasets, folder, epochs=2)
     path = folder.last_paths()[0]
     checkpoint = load_checkpoint(path)
-    checkpoint["circumstances"]["training data"]["classes"] = "Dog, Cat"
+    checkpoint["circumstances"]["facts"]["training data"]["classes"] = "Dog, Cat"
     save_checkpoint(checkpoint, path)
     with pytest.raises(CheckpointError, match="classes: Dog, Cat in the checkpoint, Cat, Dog here"):
         train(datasets, folder, resume=True)
@@ -219,7 +219,7 @@ def test_the_file_says_what_it_is(datasets, tmp_path):
     checkpoint = torch.load(folder.last_paths()[0])  # an ordinary file
     assert checkpoint["format_version"] == 3
     assert checkpoint["config"] == {"lr": 3e-3}
-    assert checkpoint["circumstances"]["training data"]["classes"] == "Cat, Dog"
+    assert checkpoint["circumstances"]["facts"]["training data"]["classes"] == "Cat, Dog"
     assert checkpoint["versions"]["torch"] == torch.__version__
     assert checkpoint["metrics"]["epoch"] == 2 and "val_accuracy" in checkpoint["metrics"]
 

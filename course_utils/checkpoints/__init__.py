@@ -1,8 +1,8 @@
 """Checkpoints for any PyTorch project: copy this folder. It needs torch and NumPy, and nothing of course_utils."""
 
-from .circumstances import facts_of_data as facts_of_data
 from .durable import CheckpointError as CheckpointError
 from .durable import whole_or_absent as whole_or_absent
+from .facts import facts_of_data as facts_of_data
 from .files import DamagedCheckpoint as DamagedCheckpoint
 from .files import load_checkpoint as load_checkpoint
 from .files import save_checkpoint as save_checkpoint

@@ -41,7 +41,6 @@ def _from_format_2(checkpoint: dict) -> dict:
             "loops": {0: {"global": checkpoint["rng"], "loader": None}},
         },
         "frozen": {},
-        "circumstances": {},
-        "moved": {},
+        "circumstances": {"facts": {}, "moved": {}},
         "config": checkpoint["about"],
     }

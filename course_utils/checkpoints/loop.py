@@ -4,20 +4,21 @@ import platform
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
-from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from . import parts as parts_of
-from .circumstances import differences, facts_of, facts_of_data, moved, refuse
+from .circumstances import Circumstances, differences
 from .durable import CheckpointError, explained
+from .facts import facts_of_data
 from .files import check_loadable, write
 from .folder import CheckpointFolder
 from .formats import FORMAT_VERSION, in_today_s_format
 from .lock import FolderLock
-from .order import DataOrder
+from .order import DataOrder, end_workers
+from .progress import Progress
 from .snapshots import Snapshot, without_tensors
 from .stopping import Stopped, StopRequests
 
@@ -75,16 +76,13 @@ class Training:
         self.folder = folder
         self.parts = parts_of.checked(parts)
         self.config, self.save_every, self.resume = dict(config or {}), save_every, resume
-        self.accept = {accept} if isinstance(accept, str) else set(accept)
-        self._counters = {"epoch": 1, "step": 0, "loops": 0, "seen": 0, "sums": {}}
-        self._counters |= {"history": [], "best": None, "epochs_without_better": 0}
+        self._circumstances = Circumstances(self.parts, accept)
+        self._progress = Progress()
         self._order = DataOrder()
-        self._facts: dict[str, dict] = {}  # as they were when the training began
-        self._then: dict[str, dict] = {}  # those of the checkpoint
-        self._moved: dict[str, set] = {}
         self._signals = StopRequests()
         self._loop = 0  # which call of `batches` in this epoch comes next
         self._in_step = False
+        self._was_left = False  # in the middle of a step
         self._ended = False  # was `end_epoch` called in this epoch?
         self._saved_step: int | None = None
         self._unsaved = False
@@ -95,22 +93,22 @@ class Training:
     @property
     def history(self) -> list[dict]:
         """One dict an epoch: epoch (from 1), step (at its end), the means of what was logged, the metrics."""
-        return self._counters["history"]
+        return self._progress.history
 
     @property
     def step(self) -> int:
         """How many steps are done."""
-        return self._counters["step"]
+        return self._progress.step
 
     @property
     def epoch(self) -> int:
         """The epoch that runs or comes next; the first is 1."""
-        return self._counters["epoch"]
+        return self._progress.epoch
 
     @property
     def best(self) -> float | None:
         """The best value of the metric so far."""
-        return self._counters["best"]
+        return self._progress.best
 
     def __enter__(self) -> "Training":
         if not self.folder:
@@ -122,9 +120,8 @@ class Training:
                 f"the command line --resume), or use another folder."
             )
         parts_of.warn_of_what_is_outside(self.parts)
-        self._facts = {name: facts_of(part) for name, part in self.parts.items()}
-        self._facts["metric"] = {"name": self.folder.metric, "mode": self.folder.mode}
-        self._fresh = parts_of.fresh_states(self.parts, self.accept)
+        self._circumstances.compare("metric", {"name": self.folder.metric, "mode": self.folder.mode})
+        self._fresh = parts_of.fresh_states(self.parts, self._circumstances.accept)
         self.folder.prepare()
         self._lock = FolderLock(self.folder.folder)
         self._lock.take()
@@ -140,7 +137,7 @@ class Training:
     def __exit__(self, kind, error, traceback) -> None:
         if not self.folder:
             return
-        pressed_twice = self._signals.asked and not isinstance(error, Stopped)
+        pressed_twice = self._signals.asked and error and not isinstance(error, Stopped)
         self._signals.must_wait()
         try:
             if error is None:
@@ -167,10 +164,10 @@ class Training:
         """
         if count < 1 or (patience is not None and patience < 1):
             raise ValueError(f"epochs({count}, patience={patience}): both must be at least 1.")
-        if self.history and self._is_finished(count, patience):
+        if self.history and self._progress.is_finished(count, patience):
             print(f"Nothing to do: the training is finished after {len(self.history)} epochs.")
-        while not self._is_finished(count, patience):
-            if self._resumed and not (self._counters["loops"] or self._counters["seen"]):
+        while not self._progress.is_finished(count, patience):
+            if self._resumed and not self._progress.has_begun_epoch:
                 self._put_back()  # once more: what ran since the resume may have moved something
             self._loop, self._ended = 0, False
             yield self.epoch
@@ -188,40 +185,51 @@ class Training:
         draw random numbers. A sampler with `set_epoch(epoch, start)`, and a stateful loader among the parts, pass them
         over instead.
         """
-        if self._in_step:
+        if self._in_step and not self._was_left:
             raise RuntimeError("One loop over batches at a time: give training.batches one loader that gives both.")
+        self._leave_step()
         number, self._loop = self._loop, self._loop + 1
-        if number < self._counters["loops"]:  # done before the interruption
-            if self._resumed and number == self._counters["loops"] - 1 and not self._counters["seen"]:
+        if number < self._progress.loops:  # done before the interruption
+            if self._resumed and number == self._progress.loops - 1 and not self._progress.seen:
                 self._put_back()
             return
-        for batch in self._iterator(number, loader):
-            self._signals.must_wait()
-            self._in_step = True
-            yield batch
-            self._counters["seen"] += 1
-            self._order.note()
-            if self._counters["seen"] % accumulate == 0:
-                self._end_step()
+        self._signals.must_wait()  # a process whose workers have not all started could not end them
+        iterator, inside, unread = self._start(number, loader)
+        try:
+            self._signals.may_come()
+            if inside:
+                self._order.skip(number, iterator, unread)
+                self._put_back(but=loader)  # what ran in this epoch before its batches has run twice
+            for batch in iterator:
+                self._signals.must_wait()
+                self._in_step, self._was_left = True, False
+                yield batch
+                self._progress.seen += 1
+                self._order.note()
+                if self._progress.seen % accumulate == 0:
+                    self._end_step()
+        except GeneratorExit:  # by a `break`, or by an error in the step
+            self._was_left = True
+            raise
+        finally:
+            end_workers(iterator)
         self._order.note()  # a sampler may draw once more at its end
-        if not self._counters["seen"]:
+        if not self._progress.seen:
             raise ValueError(f"The {type(loader).__name__} gave no batch in epoch {self.epoch}: is its dataset empty?")
         if self._in_step:
             warnings.warn(
-                f"{self._counters['seen']} batches are no multiple of accumulate={accumulate}: make a step with the "
-                f"last ones too, because gradients are not saved.",
+                f"{self._progress.seen} batches are no multiple of accumulate={accumulate}: make a step with the last "
+                f"ones too, because gradients are not saved.",
                 stacklevel=2,
             )
             self._end_step()
-        self._counters |= {"loops": number + 1, "seen": 0}
+        self._progress.end_loop(number)
         if self.folder and self._unsaved:
             self._keep_in_memory()
 
     def log(self, values: dict, weight: float = 1) -> None:
         """Add to the means of this epoch: a loss, say, with the number of its samples as weight."""
-        for name, value in values.items():
-            total, weights = self._counters["sums"].get(name, (0.0, 0))
-            self._counters["sums"][name] = (total + float(value) * weight, weights + weight)
+        self._progress.log(values, weight)
 
     def end_epoch(self, metrics: dict) -> dict:
         """Write the epoch into the history, and compare it with the best; returns its row of the history.
@@ -230,18 +238,12 @@ class Training:
         `batches`; what was trained is not lost then.
         """
         self._leave_step()
-        if self._ended or not (self._counters["loops"] or self._counters["seen"]):
+        if self._ended or not self._progress.has_begun_epoch:
             why = "was called before" if self._ended else "has seen no batch of training.batches(loader)"
             raise RuntimeError(f"end_epoch in epoch {self.epoch} {why}.")
-        means = {name: total / weights for name, (total, weights) in self._counters["sums"].items() if weights}
-        row = {"epoch": self.epoch, "step": self.step, **means}
-        for name, value in metrics.items():
-            try:
-                row[name] = value if isinstance(value, int) else float(value)
-            except (TypeError, ValueError):
-                raise ValueError(f"end_epoch was given {value!r} for {name!r}, which is no number.") from None
+        row = self._progress.row(metrics)
         if self.folder:
-            self._compare_with_best(row)
+            self._progress.compare_with_best(row, self.folder.metric, self.folder.is_better)
         self.history.append(row)
         self._ended = True
         return row
@@ -259,23 +261,18 @@ class Training:
 
     def compare(self, name: str, facts: dict) -> None:
         """Facts, {name: plain value}, that must be the same at a resume. Raises CheckpointError with what differs."""
-        then = self._then.get(name, {})
-        refuse({name: differences(then, facts)}, self.accept)
-        self._facts[name] = facts if name in self.accept else facts | then
+        self._circumstances.compare(name, facts)
 
     def _checkpoint(self) -> dict:
         """All of the training as it was after its last step, as tensors and plain values."""
-        for name, part in self.parts.items():
-            self._moved[name] = self._moved.get(name, set()) | moved(self._facts[name], facts_of(part))
         return {
             "format_version": FORMAT_VERSION,
             **parts_of.states(self.parts),
             "rng": self._order.state,
             "step": self.step,
             "metrics": dict(self.history[-1]) if self.history else {},
-            "training": self._counters,
-            "circumstances": self._facts,
-            "moved": {name: sorted(keys) for name, keys in self._moved.items()},
+            "training": self._progress.state,
+            "circumstances": self._circumstances.state(),
             "config": self.config,
             "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
         }
@@ -295,57 +292,40 @@ class Training:
             print(f"Training in {place}: a new one.")
             return
         self._resumed = checkpoint = in_today_s_format(checkpoint)
-        self._then = checkpoint["circumstances"]
-        self._moved = {name: set(keys) for name, keys in checkpoint["moved"].items()}
-        found = {
-            name: differences(self._then.get(name, {}), facts, self._moved.get(name, ()))
-            for name, facts in self._facts.items()
-        }
-        for name in parts_of.names_in(checkpoint) ^ self.parts.keys():
-            where = "not in the checkpoint" if name in self.parts else "only in the checkpoint"
-            found[name] = [f"this part is {where}"]
-        refuse(found, self.accept)
-        for name in self._facts.keys() - self.accept:
-            self._facts[name] |= self._then.get(name, {})
+        accepted = self._circumstances.compare_with(checkpoint["circumstances"], parts_of.names_in(checkpoint))
         self._put_back(keep=True)
         self._saved_step = self.step
         said = [f"resumed from {self.folder.loaded_from}, epoch {self.epoch}, step {self.step}"]
         said += [f"best {self.folder.metric} so far {self.best:.4g}"] if self.best is not None else []
-        said += [f"{name} differs, accepted ({', '.join(lines)})" for name, lines in found.items() if lines]
+        said += accepted
         said += [f"config differs ({line})" for line in differences(checkpoint["config"], self.config)]
         print(f"Training in {place}: {'; '.join(said)}.")
 
     def _put_back(self, keep: bool = False, but: object = None) -> None:
         """Everything as it was after the last step. keep: until the place in the loop is found again."""
         checkpoint = self._resumed
-        parts_of.load(self.parts, checkpoint, self.accept, self._fresh, but)
-        self._counters = deepcopy(checkpoint["training"])
+        parts_of.load(self.parts, checkpoint, self._circumstances.accept, self._fresh, but)
+        self._progress = Progress.of(checkpoint["training"])
         self._order.put_back(checkpoint["rng"])
         if not keep:
             self._resumed = None
 
-    def _iterator(self, number: int, loader: Iterable) -> Iterator:
-        """The loader's batches from the first one that was not done."""
+    def _start(self, number: int, loader: Iterable) -> tuple[Iterator, bool, int]:
+        """The loader's batches; whether this goes on inside the loop; how many batches are still to pass over then."""
         name = "training data" if number == 0 else f"training data {number + 1}"
-        if self.folder and name not in self._facts:
+        facts = self._circumstances.facts
+        if self.folder and name not in facts:
             self.compare(name, facts_of_data(loader))
-        inside = bool(self._resumed and self._counters["seen"])
-        self._signals.must_wait()  # a process whose workers have not all started could not end them
-        if inside:
-            stateful = any(part is loader for part in self.parts.values())
-            seen = 0 if stateful else self._counters["seen"]
-            draws = self._facts[name].get("workers", 0) > 0  # in workers, that cannot be put back
-            iterator, unread = self._order.start_again(number, loader, self.epoch, seen, without_reading=not draws)
-        else:
-            iterator = self._order.start(number, loader, self.epoch)
-        self._signals.may_come()
-        if inside:
-            self._order.skip(number, iterator, unread)
-            self._put_back(but=loader)  # what ran in this epoch before its batches has run twice
-        return iterator
+        if not (self._resumed and self._progress.seen):
+            return self._order.start(number, loader, self.epoch), False, 0
+        stateful = any(part is loader for part in self.parts.values())
+        seen = 0 if stateful else self._progress.seen
+        draws = facts[name].get("workers", 0) > 0  # in workers, that cannot be put back
+        iterator, unread = self._order.start_again(number, loader, self.epoch, seen, without_reading=not draws)
+        return iterator, True, unread
 
     def _end_step(self) -> None:
-        self._counters["step"] += 1
+        self._progress.step += 1
         self._unsaved, self._in_step = True, False
         if self.folder:
             if self.save_every and self.step % self.save_every == 0:
@@ -354,31 +334,15 @@ class Training:
         self._signals.may_come()
 
     def _leave_step(self) -> None:
-        """A `break` left the loop over batches in the middle of a step: it counts."""
+        """A `break` has left the loop over batches in the middle of a step: it counts, and so does the loop."""
         if self._in_step:
-            self._counters["seen"] += 1
-            self._counters["step"] += 1
+            self._progress.step += 1
+            self._progress.end_loop(self._loop - 1)
             self._order.note()
             self._unsaved, self._in_step = True, False
 
-    def _compare_with_best(self, row: dict) -> None:
-        metric = self.folder.metric
-        if metric not in row:
-            raise ValueError(
-                f"end_epoch was given {', '.join(map(repr, row))}, and not {metric!r}, the metric that tells the best: "
-                f"give it, or name another one as metric."
-            )
-        if self.folder.is_better(row[metric], than=self.best):
-            self._counters |= {"best": row[metric], "epochs_without_better": 0}
-        else:
-            self._counters["epochs_without_better"] += 1
-
-    def _is_finished(self, count: int, patience: int | None) -> bool:
-        out_of_patience = patience is not None and self._counters["epochs_without_better"] >= patience
-        return self.epoch > count or out_of_patience
-
     def _end_body(self) -> None:
-        self._counters |= {"epoch": self.epoch + 1, "loops": 0, "seen": 0, "sums": {}}
+        self._progress.begin_next_epoch()
         self._order.note()
         self._order.begin_epoch()
         self._ended = False

@@ -103,6 +103,13 @@ def _iterator(loader: Iterable) -> Iterator:
         loader.worker_init_fn = chosen
 
 
+def end_workers(iterator: Iterator) -> None:
+    """They do not hear `terminate`, which a program that ends sends to those of an iterator that something still holds,
+    such as the traceback of an error: it would wait for them for ever."""
+    if hasattr(iterator, "_shutdown_workers"):
+        iterator._shutdown_workers()
+
+
 def _start_worker(init: Callable | None, number: int) -> None:
     """A terminal sends Ctrl-C, and a cluster SIGTERM, to every process. The main one saves first, then ends all.
 

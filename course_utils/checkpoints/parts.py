@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from .durable import CheckpointError
+from .snapshots import tensors_in
 
 
 def checked(parts: dict) -> dict:
@@ -21,7 +22,7 @@ def warn_of_what_is_outside(parts: dict) -> None:
     """An optimizer that changes tensors which no part would save: they would be new ones after a resume."""
     optimizers = {name: part for name, part in parts.items() if isinstance(part, torch.optim.Optimizer)}
     others = [part.state_dict() for name, part in parts.items() if name not in optimizers]
-    saved = {value.data_ptr() for state in others for value in state.values() if isinstance(value, torch.Tensor)}
+    saved = {tensor.data_ptr() for tensor in tensors_in(others) if tensor.layout == torch.strided}
     for name, optimizer in optimizers.items():
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         outside = sum(parameter.numel() and parameter.data_ptr() not in saved for parameter in parameters)

@@ -22,7 +22,7 @@ class Snapshot:
         waits for a core that something else keeps busy.
         """
         copies, sources, tensors = {}, [], {}
-        for tensor in _tensors(checkpoint):
+        for tensor in tensors_in(checkpoint):
             if id(tensor) in tensors:
                 continue
             if not _is_plain(tensor):
@@ -49,18 +49,19 @@ class Snapshot:
 
 def without_tensors(checkpoint: dict) -> dict:
     """The same checkpoint with empty tensors: what a trial save needs."""
-    return deepcopy(checkpoint, {id(tensor): torch.empty(0, device="cpu") for tensor in _tensors(checkpoint)})
+    return deepcopy(checkpoint, {id(tensor): torch.empty(0, device="cpu") for tensor in tensors_in(checkpoint)})
 
 
-def _tensors(value) -> Iterator[torch.Tensor]:
+def tensors_in(value) -> Iterator[torch.Tensor]:
+    """All tensors in nested dicts, lists, tuples and sets."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, dict):
         for item in value.values():
-            yield from _tensors(item)
+            yield from tensors_in(item)
     elif isinstance(value, (list, tuple, set, frozenset)):
         for item in value:
-            yield from _tensors(item)
+            yield from tensors_in(item)
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
