@@ -392,6 +392,14 @@ def test_early_stopping_goes_on_counting_and_the_best_comes_back(tmp_path):
     assert go(tmp_path / "b", scores, 3) == (5, 2, True)
 
 
+def test_a_best_that_is_gone_is_said(tmp_path):
+    training = few_epochs(tmp_path, parts_of(), losses=[0.1, 0.3])
+    training.folder.best_paths()[0].unlink()
+    training = few_epochs(tmp_path, parts_of(), epochs=3, losses=[0.2])
+    with pytest.warns(UserWarning, match=r"The best val_loss was 0.1, but its checkpoint is gone.*epoch 3, 0.2"):
+        assert training.load_best()["epoch"] == 3
+
+
 def test_one_line_says_what_it_does(tmp_path, capsys):
     run(tmp_path, DataLoader(Noisy(), 2, shuffle=True), epochs=1)
     assert "a new one" in capsys.readouterr().out
@@ -415,7 +423,8 @@ def parts_of(lr=0.1, dropout=0.5, frozen=False, wide=4, momentum=0.0, gamma=0.5,
     return {"model": model, "optimizer": optimizer, "scheduler": scheduler}
 
 
-def few_epochs(folder, parts, epochs=1, data=None, batch_size=4, **options):
+def few_epochs(folder, parts, epochs=1, data=None, batch_size=4, losses=(), **options):
+    losses, epochs = list(losses), max(epochs, len(losses))
     model, optimizer, scheduler = (parts[name] for name in ("model", "optimizer", "scheduler"))
     with Training(folder, parts, **options) as training:
         for _ in training.epochs(epochs):
@@ -424,7 +433,7 @@ def few_epochs(folder, parts, epochs=1, data=None, batch_size=4, **options):
                 model(batch).square().mean().backward()
                 optimizer.step()
             scheduler.step()
-            training.end_epoch({"val_loss": 1.0})
+            training.end_epoch({"val_loss": losses.pop(0) if losses else 1.0})
     return training
 
 

@@ -257,7 +257,14 @@ class Training:
         if checkpoint is None:
             raise CheckpointError(f"{self.folder.folder} has no best checkpoint: no epoch with a {self.folder.metric}.")
         parts_of.load(self.parts, in_today_s_format(checkpoint))
-        return checkpoint["metrics"]
+        row, metric = checkpoint["metrics"], self.folder.metric
+        if self.folder.is_better(self.best, than=row[metric]):
+            warnings.warn(
+                f"The best {metric} was {self.best:.4g}, but its checkpoint is gone: this is the best that is left, of "
+                f"epoch {row['epoch']}, {row[metric]:.4g}.",
+                stacklevel=2,
+            )
+        return row
 
     def compare(self, name: str, facts: dict) -> None:
         """Facts, {name: plain value}, that must be the same at a resume. Raises CheckpointError with what differs."""

@@ -71,6 +71,8 @@ def same(one, other) -> bool:
     """Are both the same to the last bit, kinds included?"""
     if type(one) is not type(other):
         return False
+    if isinstance(one, torch.Tensor) and one.layout != torch.strided:
+        return one.layout == other.layout and same(one.to_dense(), other.to_dense())
     if isinstance(one, torch.Tensor):
         alike = one.dtype == other.dtype and one.shape == other.shape and one.stride() == other.stride()
         return alike and one.requires_grad == other.requires_grad and torch.equal(one, other)
