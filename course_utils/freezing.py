@@ -5,6 +5,7 @@ Cached features, `cache_features` and `fast_copy`, stand in features.py, and are
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from course_utils.features import cache_features, fast_copy
 
@@ -72,19 +73,20 @@ def _hold_what_is_frozen(module: nn.Module, around: bool) -> None:
     drops_blocks = type(module).__name__.endswith(("StochasticDepth", "DropPath"))  # torchvision's; timm's and others'
     if frozen and (has_state or drops_blocks):
         module.training = False  # not eval(): a Dropout in it stays on
-    if hasattr(module, "calculate_qparams"):
-        _hold_observer(module, frozen)
+    if hasattr(module, "calculate_qparams") or isinstance(module, _InstanceNorm):
+        _keep_state(module, frozen)
     for child in module.children():
         _hold_what_is_frozen(child, frozen)
 
 
-def _hold_observer(observer: nn.Module, frozen: bool) -> None:
-    for handle in vars(observer).pop("held_by", ()):
+def _keep_state(module: nn.Module, frozen: bool) -> None:
+    """For what eval mode does not hold still: observers, and InstanceNorm, whose statistics PyTorch 2.9 rounds anew."""
+    for handle in vars(module).pop("held_by", ()):
         handle.remove()
     if frozen:
         keeper = _StateKeeper()
-        before = observer.register_forward_pre_hook(keeper.note)
-        observer.held_by = [before, observer.register_forward_hook(keeper.put_back, always_call=True)]
+        before = module.register_forward_pre_hook(keeper.note)
+        module.held_by = [before, module.register_forward_hook(keeper.put_back, always_call=True)]
 
 
 class _StateKeeper:

@@ -26,6 +26,7 @@ def drawn(monkeypatch):
     monkeypatch.setattr(plt, "show", show)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", DeprecationWarning)  # of an old matplotlib's use of a new pyparsing
         yield figures
     plt.close("all")
 

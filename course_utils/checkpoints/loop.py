@@ -258,7 +258,7 @@ class Training:
             raise CheckpointError(f"{self.folder.folder} has no best checkpoint: no epoch with a {self.folder.metric}.")
         parts_of.load(self.parts, in_today_s_format(checkpoint))
         row, metric = checkpoint["metrics"], self.folder.metric
-        if self.folder.is_better(self.best, than=row[metric]):
+        if self.best is not None and self.folder.is_better(self.best, than=row[metric]):
             warnings.warn(
                 f"The best {metric} was {self.best:.4g}, but its checkpoint is gone: this is the best that is left, of "
                 f"epoch {row['epoch']}, {row[metric]:.4g}.",
