@@ -13,6 +13,12 @@ GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, rando
 NO_GENERATOR_IN = (str, bytes, int, float, complex, type(None), type, types.ModuleType, torch.Tensor, np.ndarray)
 
 
+@functools.cache
+def _gpus() -> int:
+    """Asked once: PyTorch's look costs more than all generators of the CPU, and this is noted after each step."""
+    return torch.cuda.device_count()
+
+
 def rng_state() -> dict:
     """The random number generators that a training consumes, as tensors and plain Python objects."""
     name, keys, position, has_gauss, cached = np.random.get_state()
@@ -20,7 +26,7 @@ def rng_state() -> dict:
         "python": random.getstate(),
         "numpy": [name, keys.tolist(), int(position), int(has_gauss), float(cached)],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all(),  # one tensor a GPU; an empty list without one
+        "cuda": [torch.cuda.get_rng_state(number) for number in range(_gpus())],  # one tensor a GPU; an empty list without one
     }
 
 
@@ -33,7 +39,7 @@ def restore_rng(state: dict) -> None:
     random.setstate((version, tuple(internal), gauss))
     np.random.set_state(tuple(state["numpy"]))
     torch.set_rng_state(state["torch"].cpu())
-    then, now = len(state["cuda"]), torch.cuda.device_count()
+    then, now = len(state["cuda"]), _gpus()
     if then == now:
         torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
     else:
