@@ -91,7 +91,9 @@ class CheckpointFolder:
         self.wait()
         step = _checked_step(checkpoint)
         value = _checked_value(checkpoint, self.metric) if new_metrics else None
-        self._prepare()
+        if not self._prepared:  # a folder that vanishes later is an error to report, not one to make anew
+            self.make()
+            self.prepare()
         self._refuse_what_is_behind(step)
         step_name, best_name = f"step_{step:08d}.pt", None
         if new_metrics:
@@ -138,28 +140,30 @@ class CheckpointFolder:
         paths = [path for files in (self._files(self.folder), self._mirrored()) for path in self._best(files)]
         return self._first_good(sorted(paths, key=_value, reverse=self.mode == "max"), _value)
 
-    def prepare(self) -> None:
-        """Make the folder, clear away what a killed save left, and fetch the best from the mirror."""
-        names = self._files(self.folder)
+    def make(self) -> None:
+        """Make the folder if it is missing, and its name durable. Raises CheckpointError."""
         with explained(f"{self.folder} cannot hold checkpoints"):
             missing = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
             for folder in missing:
                 fsync_folder(folder.parent)
-            _remove_leftovers(names)
+
+    def prepare(self) -> None:
+        """Clear away what a killed save left, and fetch the best from the mirror. Raises CheckpointError.
+
+        No other process may save here meanwhile: `Training` locks the folder before.
+        """
+        files = self._files(self.folder)
+        with explained(f"{self.folder} cannot hold checkpoints"):
+            _remove_leftovers(files)
             in_the_way = [path for path in self.folder.iterdir() if OURS.fullmatch(path.name) and path.is_dir()]
         if in_the_way:
             raise CheckpointError(f"{in_the_way[0]} is a folder with the name of a checkpoint. Move it away.")
         if self._mirror:
-            best = [*self.best_paths(), *self._best(self._mirrored())]
+            best = [*self._best(files), *self._best(self._mirrored())]
             best = sorted(best, key=_value, reverse=self.mode == "max")[: self.keep_best]
             self._mirror.copy_back(best, self.folder)
-
-    def _prepare(self) -> None:
-        """Before the first save only: a folder that vanishes later is an error to report, not one to make anew."""
-        if not self._prepared:
-            self.prepare()
-            self._prepared = True
+        self._prepared = True
 
     def _refuse_what_is_behind(self, step: int) -> None:
         newest = self._newest

@@ -122,10 +122,11 @@ class Training:
         parts_of.warn_of_what_is_outside(self.parts)
         self._circumstances.compare("metric", {"name": self.folder.metric, "mode": self.folder.mode})
         self._fresh = parts_of.fresh_states(self.parts, self._circumstances.accept)
-        self.folder.prepare()
+        self.folder.make()
         self._lock = FolderLock(self.folder.folder)
         self._lock.take()
         try:
+            self.folder.prepare()
             self._try_a_save()
             self._go_on_from(self.folder.latest() if self.resume else None)
             self._signals.__enter__()

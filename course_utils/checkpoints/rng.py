@@ -26,7 +26,9 @@ def rng_state() -> dict:
         "python": random.getstate(),
         "numpy": [name, keys.tolist(), int(position), int(has_gauss), float(cached)],
         "torch": torch.get_rng_state(),
-        "cuda": [torch.cuda.get_rng_state(number) for number in range(_gpus())],  # one tensor a GPU; an empty list without one
+        "cuda": [
+            torch.cuda.get_rng_state(number) for number in range(_gpus())
+        ],  # one tensor a GPU; an empty list without one
     }
 
 

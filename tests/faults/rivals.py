@@ -39,6 +39,7 @@ def _two(work: Path, killed: bool, straight: list) -> str:
     if killed:
         first.kill()
     first.join()
+    promise(killed or first.exitcode == 0, "the second one has disturbed the first")
     second.join()
     if still_ran:
         promise("holds checkpoints of a training that is still running" in said, f"the second one was told {said!r}")
