@@ -344,11 +344,11 @@ def test_what_no_safe_load_accepts_is_named_with_its_place(tmp_path, value):
     assert not list(tmp_path.iterdir())
 
 
-def test_options_of_pytorch_change_nothing(tmp_path, monkeypatch):
+def test_options_of_pytorch_change_nothing(tmp_path):
     folder = CheckpointFolder(tmp_path, keep_last=3)
     folder.save(checkpoint(1))
     torch.serialization.set_crc32_options(False)
-    monkeypatch.setattr(torch.utils.serialization.config.load, "mmap", True)
+    torch.utils.serialization.config.load.mmap = True
     torch.set_default_device("meta")
     try:
         assert folder.latest()["weights"].device.type == "cpu"
@@ -356,6 +356,7 @@ def test_options_of_pytorch_change_nothing(tmp_path, monkeypatch):
         assert not torch.serialization.get_crc32_options()
     finally:
         torch.set_default_device(None)
+        torch.utils.serialization.config.load.mmap = False
         torch.serialization.set_crc32_options(True)
     assert torch.equal(folder.latest()["weights"], torch.arange(4000.0))
     flip_a_byte(folder.last_paths()[0])
