@@ -1,5 +1,6 @@
 """All kinds of trials, and how often each is done: a few times by the tests, often for the table."""
 
+import signal
 import tempfile
 import time
 from collections import Counter
@@ -48,6 +49,7 @@ KINDS = [
 
 def main() -> int:
     """Run the long form and print a table; returns 1 if anything is wrong."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
     start = time.perf_counter()
     total = Counter()
     width = max(len(kind.name) for kind in KINDS)
