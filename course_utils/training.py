@@ -152,8 +152,10 @@ def fit(
     except BaseException:
         _set_free(frozen_until, epochs)  # as the model was, for who starts again with it
         raise
-    if patience is not None:
+    if patience is not None and training.best is not None:
         training.load_best()
+    elif patience is not None:
+        warnings.warn(f"No epoch had a {folder.metric} that is a number, so the last weights stay.", stacklevel=2)
     return training.history
 
 

@@ -22,6 +22,7 @@ from torch.utils.data import (
 )
 from torchvision.transforms import v2
 
+import course_utils.training
 from course_utils.checkpoints import CheckpointError, CheckpointFolder, load_checkpoint, save_checkpoint, weights_sha256
 from course_utils.checkpoints.stopping import Stopped
 from course_utils.data import AUGMENT, load_datasets, make_loader
@@ -420,6 +421,21 @@ def test_what_would_train_nothing_or_wrongly_is_refused_before_the_first_step(wh
         model.requires_grad_(False)
     with pytest.raises(ValueError, match=said):
         fit_own(model=model, at=1, **options)
+
+
+def test_without_any_good_epoch_the_last_weights_stay_and_that_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(course_utils.training, "evaluate", lambda *_: (float("nan"), 0.5))
+    with pytest.warns(UserWarning, match="No epoch had a val_loss that is a number"):
+        _, history, _ = fit_own(CheckpointFolder(tmp_path), epochs=2, patience=5)
+    assert len(history) == 2
+
+
+def test_the_number_of_validation_images_in_a_batch_makes_no_difference(tmp_path):
+    fit_own(CheckpointFolder(tmp_path), epochs=1)
+    history = fit_own(CheckpointFolder(tmp_path), epochs=2, resume=True, val=DataLoader(Pictures(8), 8))[1]
+    assert len(history) == 2
+    with pytest.raises(CheckpointError, match="validation data: items: 8 in the checkpoint, 6 here"):
+        fit_own(CheckpointFolder(tmp_path), epochs=3, resume=True, val=DataLoader(Pictures(6), 8))
 
 
 def test_what_is_free_but_not_in_the_optimizer_is_said():
