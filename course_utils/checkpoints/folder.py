@@ -8,16 +8,24 @@ import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from urllib.parse import quote
 
 from .durable import CheckpointError, explained, fsync_folder, listed, second_name
 from .files import DamagedCheckpoint, load_checkpoint, save_checkpoint
 from .mirror import Mirror
+from .names import (
+    OURS,
+    STEP,
+    best_name,
+    best_pattern,
+    is_ours,
+    is_whole_name,
+    remove_leftovers,
+    set_aside,
+    step_name,
+    step_of,
+    value_of,
+)
 from .snapshots import Snapshot
-
-STEP = r"step_(?:\d{8}|[1-9]\d{8,})\.pt"
-VALUE = r"-?(?:\d+(?:\.\d+)?(?:e[-+]\d+)?|inf)\.pt"  # what repr() writes; not "0.25_1", which float() would take
-OURS = re.compile(rf"(?:{STEP}|best_\d{{8,}}_[^=]+={VALUE})(?P<ending>|\.part|\.damaged(?:-\d+)?)")
 
 
 class CheckpointFolder:
@@ -58,7 +66,7 @@ class CheckpointFolder:
         self.keep_last, self.keep_best = keep_last, keep_best
         self.mirror = Path(mirror).expanduser() if mirror else None
         self._mirror = Mirror(self.mirror) if mirror else None
-        self._best_name = re.compile(rf"best_\d{{8,}}_{re.escape(quote(metric, safe=''))}={VALUE}")
+        self._best_pattern = best_pattern(metric)
         self._prepared = False
         self.loaded_from: str | None = None  # the name of the file that `latest` or `best` gave last
         self._newest: int | None = None  # the step that a save of this training must not come before
@@ -95,15 +103,15 @@ class CheckpointFolder:
             self.make()
             self.prepare()
         self._refuse_what_is_behind(step)
-        step_name, best_name = f"step_{step:08d}.pt", None
-        if new_metrics:
-            name = f"best_{step:08d}_{quote(self.metric, safe='')}={value!r}.pt"
-            best_name = name if self._is_among_the_best(value, name) else None
+        best = best_name(step, self.metric, value) if new_metrics else None
+        if best and not self._is_among_the_best(value, best):
+            best = None
+        names = [name for name in (best, step_name(step)) if name]
         if self._thread:
             copy = self._snapshot.copy(checkpoint, self._thread)
-            self._writing.append(self._thread.submit(self._write, copy, step_name, best_name))
+            self._writing.append(self._thread.submit(self._write, copy, names))
         else:
-            self._write(checkpoint, step_name, best_name)
+            self._write(checkpoint, names)
 
     def check(self) -> None:
         """Raise the error of a background save that has failed; cheap, for every step."""
@@ -117,7 +125,7 @@ class CheckpointFolder:
 
     def is_empty(self) -> bool:
         """Is there no checkpoint, good or damaged, in folder and mirror? Raises CheckpointError."""
-        return not any(_is_ours(path) for path in [*self._files(self.folder), *self._mirrored()])
+        return not any(is_ours(path) for path in [*self._files(self.folder), *self._mirrored()])
 
     def latest(self) -> dict | None:
         """The newest good checkpoint of folder and mirror, None if there never was one.
@@ -128,7 +136,7 @@ class CheckpointFolder:
         """
         here, mirrored = self._files(self.folder), self._mirrored(needed=True)
         paths = [path for files in (here, mirrored) for path in [*self._last(files), *self._best(files)]]
-        checkpoint = self._first_good(sorted(paths, key=_step, reverse=True), _step)
+        checkpoint = self._first_good(sorted(paths, key=step_of, reverse=True), step_of)
         if checkpoint is None and not self.is_empty():
             raise CheckpointError(f"No checkpoint in {self.folder} can be used. Move them all away to start anew.")
         if checkpoint is not None:
@@ -138,7 +146,7 @@ class CheckpointFolder:
     def best(self) -> dict | None:
         """The best good checkpoint of folder and mirror, None if there is none; falls back as `latest` does."""
         paths = [path for files in (self._files(self.folder), self._mirrored()) for path in self._best(files)]
-        return self._first_good(sorted(paths, key=_value, reverse=self.mode == "max"), _value)
+        return self._first_good(sorted(paths, key=value_of, reverse=self.mode == "max"), value_of)
 
     def make(self) -> None:
         """Make the folder if it is missing, and its name durable. Raises CheckpointError."""
@@ -155,20 +163,22 @@ class CheckpointFolder:
         """
         files = self._files(self.folder)
         with explained(f"{self.folder} cannot hold checkpoints"):
-            _remove_leftovers(files)
+            remove_leftovers(files)
             in_the_way = [path for path in self.folder.iterdir() if OURS.fullmatch(path.name) and path.is_dir()]
         if in_the_way:
             raise CheckpointError(f"{in_the_way[0]} is a folder with the name of a checkpoint. Move it away.")
         if self._mirror:
             best = [*self._best(files), *self._best(self._mirrored())]
-            best = sorted(best, key=_value, reverse=self.mode == "max")[: self.keep_best]
+            best = sorted(best, key=value_of, reverse=self.mode == "max")[: self.keep_best]
             self._mirror.copy_back(best, self.folder)
         self._prepared = True
 
     def _refuse_what_is_behind(self, step: int) -> None:
         newest = self._newest
         if newest is None:  # the first save, and nobody asked for `latest`
-            newest = max(map(_step, filter(_is_whole_name, [*self._files(self.folder), *self._mirrored()])), default=-1)
+            newest = max(
+                map(step_of, filter(is_whole_name, [*self._files(self.folder), *self._mirrored()])), default=-1
+            )
             newest += 1
         if step < newest:
             raise CheckpointError(
@@ -191,7 +201,7 @@ class CheckpointFolder:
         try:
             return self._mirror.files() if self._mirror else []
         except OSError as error:
-            if needed and not any(_is_ours(path) for path in self._files(self.folder)):
+            if needed and not any(is_ours(path) for path in self._files(self.folder)):
                 raise CheckpointError(
                     f"The mirror {self.mirror} does not answer ({error.strerror or error}), and {self.folder} "
                     f"has no checkpoint: is it mounted? To start anew without it, leave it out."
@@ -200,11 +210,11 @@ class CheckpointFolder:
             return []
 
     def _last(self, files: Iterable[Path]) -> list[Path]:
-        return sorted((path for path in files if re.fullmatch(STEP, path.name)), key=_step, reverse=True)
+        return sorted((path for path in files if re.fullmatch(STEP, path.name)), key=step_of, reverse=True)
 
     def _best(self, files: Iterable[Path]) -> list[Path]:
-        paths = [path for path in files if self._best_name.fullmatch(path.name)]
-        return sorted(sorted(paths, key=_step), key=_value, reverse=self.mode == "max")
+        paths = [path for path in files if self._best_pattern.fullmatch(path.name)]
+        return sorted(sorted(paths, key=step_of), key=value_of, reverse=self.mode == "max")
 
     def _first_good(self, paths: list[Path], rank: Callable[[Path], float]) -> dict | None:
         """Load the first that is good. Another copy of the same rank may stand in for one that cannot be used now."""
@@ -217,7 +227,7 @@ class CheckpointFolder:
                 self.loaded_from = path.name if path.parent == self.folder else str(path)
                 return checkpoint
             except DamagedCheckpoint as error:
-                aside = _set_aside(path)
+                aside = set_aside(path)
                 warnings.warn(
                     f"{error} It is set aside as {aside.name}. Falling back to the next good one.", stacklevel=3
                 )
@@ -229,16 +239,16 @@ class CheckpointFolder:
         return None
 
     def _is_among_the_best(self, value: float, name: str) -> bool:
-        others = [_value(path) for path in self.best_paths() if path.name != name]
+        others = [value_of(path) for path in self.best_paths() if path.name != name]
         return value == value and sum(not self.is_better(value, other) for other in others) < self.keep_best
 
-    def _write(self, checkpoint: dict, step_name: str, best_name: str | None) -> None:
+    def _write(self, checkpoint: dict, names: list[str]) -> None:
         """The best first: killed between the two, the step is repeated and both are written again."""
-        names = [name for name in (best_name, step_name) if name]
-        save_checkpoint(checkpoint, self.folder / names[0])
-        if best_name and not (self.keep_last > 1 and second_name(self.folder / best_name, self.folder / step_name)):
-            save_checkpoint(checkpoint, self.folder / step_name)
-        with explained(f"{step_name} is saved in {self.folder}, but the oldest is not removed"):
+        first, last = names[0], names[-1]
+        save_checkpoint(checkpoint, self.folder / first)
+        if first != last and not (self.keep_last > 1 and second_name(self.folder / first, self.folder / last)):
+            save_checkpoint(checkpoint, self.folder / last)
+        with explained(f"{last} is saved in {self.folder}, but the oldest is not removed"):
             self._prune(self.folder, names)
         if self._mirror:
             kept = [*self.best_paths(), *self.last_paths()]
@@ -249,32 +259,7 @@ class CheckpointFolder:
         for path in [*self._last(files)[self.keep_last :], *self._best(files)[self.keep_best :]]:
             if path.name not in just_saved:
                 path.unlink(missing_ok=True)
-        _remove_leftovers(files)
-
-
-def _remove_leftovers(files: list[Path]) -> None:
-    """What a killed save has left."""
-    for path in files:
-        if (ours := OURS.fullmatch(path.name)) and ours["ending"] == ".part":
-            path.unlink(missing_ok=True)
-
-
-def _is_ours(path: Path) -> bool:
-    ours = OURS.fullmatch(path.name)
-    return bool(ours) and ours["ending"] != ".part"
-
-
-def _is_whole_name(path: Path) -> bool:
-    ours = OURS.fullmatch(path.name)
-    return bool(ours) and not ours["ending"]
-
-
-def _step(path: Path) -> int:
-    return int(path.name.split("_")[1].removesuffix(".pt"))
-
-
-def _value(path: Path) -> float:
-    return float(path.name.rpartition("=")[2].removesuffix(".pt"))
+        remove_leftovers(files)
 
 
 def _checked_step(checkpoint: dict) -> int:
@@ -298,19 +283,6 @@ def _checked_value(checkpoint: dict, metric: str) -> float:
             f"Store it there, or name another metric."
         )
     return float(metrics[metric])
-
-
-def _set_aside(path: Path) -> Path:
-    """Rename a damaged file so that nothing else takes it for a checkpoint. To undo it, rename it back."""
-    aside = path.with_name(path.name + ".damaged")
-    number = 2
-    while aside.exists():  # an earlier damaged one of that name stays
-        aside, number = path.with_name(f"{path.name}.damaged-{number}"), number + 1
-    try:
-        path.rename(aside)
-    except OSError as error:
-        warnings.warn(f"{path} is damaged and cannot be renamed: {error.strerror}.", stacklevel=4)
-    return aside
 
 
 def _last_word(writing: list[Future]) -> None:

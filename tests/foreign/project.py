@@ -1,57 +1,15 @@
 """A small regression: the height of a wave from a noisy measurement of its past. It can be killed anywhere."""
 
 import argparse
-import copy
 import json
-import math
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from course_utils.checkpoints import Training
-
-
-class Waves(Dataset):
-    """Windows of a sum of sines; a new noise each time one is read, as a real sensor has."""
-
-    def __init__(self, count: int, first: int, noise: float):
-        self.count, self.first, self.noise = count, first, noise
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int):
-        times = (self.first + index + torch.arange(17.0)) / 5
-        heights = torch.sin(times) + 0.5 * torch.sin(2.7 * times)
-        past = heights[:16] + self.noise * torch.randn(16)
-        return past, heights[16:]
-
-
-class Average:
-    """An exponential moving average (EMA) of the weights."""
-
-    def __init__(self, model: nn.Module, decay: float = 0.9):
-        self.model, self.decay = copy.deepcopy(model), decay
-
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        for mean, value in zip(self.model.parameters(), model.parameters()):
-            mean.lerp_(value, 1 - self.decay)
-
-    def state_dict(self) -> dict:
-        return self.model.state_dict()
-
-    def load_state_dict(self, state: dict) -> None:
-        self.model.load_state_dict(state)
-
-
-@torch.no_grad()
-def rmse(model: nn.Module, loader: DataLoader) -> float:
-    model.eval()
-    squares = torch.cat([(model(past) - height).square() for past, height in loader])
-    return math.sqrt(squares.mean().item())
+from foreign.natural import Average, Waves, arguments, rmse
 
 
 def train(args: argparse.Namespace) -> dict:
@@ -77,17 +35,6 @@ def train(args: argparse.Namespace) -> dict:
             training.end_epoch({"val/rmse": rmse(average.model, val_loader)})
     training.load_best()
     return {"history": training.history, "weights": [value.tolist() for value in average.model.state_dict().values()]}
-
-
-def arguments(given: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", default="runs/waves")
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--patience", type=int, default=4)
-    parser.add_argument("--lr", type=float, default=0.03)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=0)
-    return parser.parse_args(given)
 
 
 if __name__ == "__main__":
