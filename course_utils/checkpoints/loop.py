@@ -1,7 +1,6 @@
 """A training loop of your own that can be killed anywhere, and goes on exactly. Source: notebook 03."""
 
 import platform
-import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,15 +10,14 @@ import torch
 
 from . import parts as parts_of
 from .circumstances import Circumstances, differences
-from .durable import CheckpointError, explained
+from .durable import CheckpointError
 from .facts import facts_of_data
-from .files import check_loadable, write
 from .folder import CheckpointFolder
 from .formats import FORMAT_VERSION, in_today_s_format
 from .lock import FolderLock
 from .order import DataOrder, end_workers
 from .progress import Progress
-from .snapshots import Snapshot, without_tensors
+from .saves import Saves
 from .stopping import Stopped, StopRequests
 
 
@@ -84,10 +82,7 @@ class Training:
         self._in_step = False
         self._was_left = False  # in the middle of a step
         self._ended = False  # was `end_epoch` called in this epoch?
-        self._saved_step: int | None = None
-        self._unsaved = False
-        self._snapshot = Snapshot()
-        self._at_last_step: dict | None = None  # a copy of everything, from the last batch of an epoch to its end
+        self._saves = Saves(folder, self._checkpoint)
         self._resumed: dict | None = None  # the checkpoint, until the place in the loop is found again
 
     @property
@@ -127,7 +122,7 @@ class Training:
         self._lock.take()
         try:
             self.folder.prepare()
-            self._try_a_save()
+            self._saves.try_one()
             self._go_on_from(self.folder.latest() if self.resume else None)
             self._signals.__enter__()
         except BaseException:
@@ -143,15 +138,15 @@ class Training:
         try:
             if error is None:
                 self._leave_step()
-                self._end_body() if self._ended else self._save_what_is_done()
+                self._end_body() if self._ended else self._saves.save_what_is_done()
                 self.folder.wait()
             elif not (self._in_step or pressed_twice or isinstance(error, CheckpointError)):
-                self._save_after(error)
+                self._saves.save_after(error)
         finally:
             self._signals.__exit__()
             self._lock.release()
         if self._signals.asked and not pressed_twice:
-            saved = "Nothing was done yet" if self._saved_step is None else f"Saved step {self._saved_step}"
+            saved = "Nothing was done yet" if self._saves.step is None else f"Saved step {self._saves.step}"
             raise Stopped(
                 f"Asked to stop by {self._signals.name}. {saved} in {self.folder.folder}: start again, with "
                 f"resume=True (on the command line --resume), to go on.",
@@ -225,8 +220,8 @@ class Training:
             )
             self._end_step()
         self._progress.end_loop(number)
-        if self.folder and self._unsaved:
-            self._keep_in_memory()
+        if self.folder and self._saves.missing:
+            self._saves.keep_in_memory()
 
     def log(self, values: dict, weight: float = 1) -> None:
         """Add to the means of this epoch: a loss, say, with the number of its samples as weight."""
@@ -285,15 +280,6 @@ class Training:
             "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
         }
 
-    def _try_a_save(self) -> None:
-        """Whatever cannot be saved is told before anything is trained."""
-        place = self.folder.folder
-        with explained(f"{place} cannot hold checkpoints"), tempfile.TemporaryFile(dir=place) as file:
-            checkpoint = without_tensors(self._checkpoint())
-            write(checkpoint, file)
-            file.seek(0)
-            check_loadable(file, checkpoint, place)
-
     def _go_on_from(self, checkpoint: dict | None) -> None:
         place = self.folder.folder
         if checkpoint is None:
@@ -302,7 +288,7 @@ class Training:
         self._resumed = checkpoint = in_today_s_format(checkpoint)
         accepted = self._circumstances.compare_with(checkpoint["circumstances"], parts_of.names_in(checkpoint))
         self._put_back(keep=True)
-        self._saved_step = self.step
+        self._saves.step = self.step
         said = [f"resumed from {self.folder.loaded_from}, epoch {self.epoch}, step {self.step}"]
         said += [f"best {self.folder.metric} so far {self.best:.4g}"] if self.best is not None else []
         said += accepted
@@ -334,10 +320,10 @@ class Training:
 
     def _end_step(self) -> None:
         self._progress.step += 1
-        self._unsaved, self._in_step = True, False
+        self._saves.missing, self._in_step = True, False
         if self.folder:
             if self.save_every and self.step % self.save_every == 0:
-                self._save()
+                self._saves.save()
             self.folder.check()
         self._signals.may_come()
 
@@ -347,7 +333,7 @@ class Training:
             self._progress.step += 1
             self._progress.end_loop(self._loop - 1)
             self._order.note()
-            self._unsaved, self._in_step = True, False
+            self._saves.missing, self._in_step = True, False
 
     def _end_body(self) -> None:
         self._progress.begin_next_epoch()
@@ -355,29 +341,4 @@ class Training:
         self._order.begin_epoch()
         self._ended = False
         if self.folder:
-            self._save(new_metrics=True)
-
-    def _save(self, new_metrics: bool = False) -> None:
-        self.folder.save(self._checkpoint(), new_metrics)
-        self._saved_step, self._unsaved, self._at_last_step = self.step, False, None
-
-    def _keep_in_memory(self) -> None:
-        """What runs between the last batch and the end of the epoch moves random numbers, and perhaps the parts.
-        Stopped there, this copy is saved, and all of that runs again after the resume."""
-        try:
-            self._at_last_step = self._snapshot.copy(self._checkpoint())
-        except (MemoryError, RuntimeError):  # PyTorch's way to say that memory is short
-            self._save()
-
-    def _save_what_is_done(self) -> None:
-        if self._unsaved:
-            self.folder.save(self._at_last_step or self._checkpoint())
-            self._saved_step, self._unsaved = self.step, False
-
-    def _save_after(self, error: BaseException) -> None:
-        """An error between two steps, of an evaluation, say, does not cost the work before it."""
-        try:
-            self._save_what_is_done()
-            self.folder.wait()
-        except CheckpointError as trouble:
-            warnings.warn(f"After {type(error).__name__}, the last steps could not be saved. {trouble}", stacklevel=3)
+            self._saves.save(new_metrics=True)
