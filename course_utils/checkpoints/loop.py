@@ -179,7 +179,7 @@ class Training:
         accumulate: how many batches make one optimizer step; saves come only between two of them.
         A resume inside an epoch reads the batches that were done once more, without giving them out, because they may
         draw random numbers. A sampler with `set_epoch(epoch, start)`, and a stateful loader among the parts, pass them
-        over instead.
+        over instead. After a `break` out of the loop, a stop waits for the end of the epoch.
         """
         if self._in_step and not self._was_left:
             raise RuntimeError("One loop over batches at a time: give training.batches one loader that gives both.")
