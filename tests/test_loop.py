@@ -410,8 +410,16 @@ def test_one_line_says_what_it_does(tmp_path, capsys):
     assert "config differs (noise: 2 in the checkpoint, 3 here)" in capsys.readouterr().out
 
 
-def parts_of(lr=0.1, dropout=0.5, frozen=False, wide=4, momentum=0.0, gamma=0.5, step_size=1, kind="StepLR"):
-    model = nn.Sequential(nn.Linear(4, wide), nn.Dropout(dropout), nn.Linear(wide, 1))
+class Scaled(nn.Dropout):
+    """With a setting of its own, a plain attribute."""
+
+    def __init__(self, p, scale):
+        super().__init__(p)
+        self.scale = scale
+
+
+def parts_of(lr=0.1, dropout=0.5, scale=1.0, frozen=False, wide=4, momentum=0.0, gamma=0.5, step_size=1, kind="StepLR"):
+    model = nn.Sequential(nn.Linear(4, wide), Scaled(dropout, scale), nn.Linear(wide, 1))
     model[0].requires_grad_(not frozen)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
     schedules = torch.optim.lr_scheduler
@@ -445,7 +453,8 @@ class Others(Noisy):
 OTHER_CIRCUMSTANCES = {
     "learning rate": ({"lr": 0.2}, {}, r"optimizer: group 0 lr: 0.1 in the checkpoint, 0.2 here"),
     "momentum": ({"momentum": 0.9}, {}, "optimizer: group 0 momentum: 0.0 in the checkpoint, 0.9 here"),
-    "dropout": ({"dropout": 0.9}, {}, r"model: layer 1: Dropout\(p=0.5.* in the checkpoint, Dropout\(p=0.9"),
+    "dropout": ({"dropout": 0.9}, {}, r"model: layer 1: Scaled\(p=0.5.* in the checkpoint, Scaled\(p=0.9"),
+    "a setting of an own layer": ({"scale": 2.0}, {}, r"model: layer 1: Scaled\(.*scale=1.0\) .*scale=2.0\)"),
     "freezing": ({"frozen": True}, {}, "model: frozen: none in the checkpoint, 0.weight, 0.bias here"),
     "width": ({"wide": 8}, {}, "model: tensors: Sequential of 25 parameters in 4 tensors .* of 49 parameters"),
     "scheduler": ({"gamma": 0.1}, {}, "scheduler: gamma: 0.5 in the checkpoint, 0.1 here"),

@@ -17,7 +17,7 @@ from .rng import generators_in, put_state, restore_rng, rng_state, state_of
 
 PLAIN = (bool, int, float, str, type(None))
 HARMLESS = {"params", "lr", "initial_lr", "foreach", "fused", "capturable"}
-MOVING = {"last_epoch", "best", "num_bad_epochs", "cooldown_counter", "T_cur", "T_i", "scale", "training"}
+MOVING = {"last_epoch", "best", "num_bad_epochs", "cooldown_counter", "T_cur", "T_i", "scale"}  # of schedulers, scalers
 
 
 def facts_of(part) -> dict:
@@ -101,7 +101,7 @@ def _flat(state, name: str = "") -> dict:
 
 def _settings(thing) -> dict:
     """Its attributes that are plain values, such as a dropout rate or a seed. A sampler's epoch and start move."""
-    hidden = MOVING | {"epoch", "start"}
+    hidden = {"training", "epoch", "start"}
     attributes = getattr(thing, "__dict__", {})
     return {key: value for key, value in attributes.items() if key[0] != "_" and key not in hidden and _is_plain(value)}
 
