@@ -120,12 +120,15 @@ class Training:
         self.folder.make()
         self._lock = FolderLock(self.folder.folder)
         self._lock.take()
+        self._signals.__enter__()
+        self._signals.must_wait()  # PyTorch reads a file by calling Python from C++, where an exception would abort
         try:
             self.folder.prepare()
             self._saves.try_one()
             self._go_on_from(self.folder.latest() if self.resume else None)
-            self._signals.__enter__()
+            self._signals.may_come()
         except BaseException:
+            self._signals.__exit__()
             self._lock.release()
             raise
         return self

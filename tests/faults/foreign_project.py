@@ -89,7 +89,7 @@ def _train(place: Path, workers: int, pipe) -> None:
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # as workers start on Linux, in milliseconds
     # A signal before the training has begun, or after it, ends the process as it would end any.
-    signal.signal(signal.SIGINT, lambda *_: sys.exit(128 + signal.SIGINT))
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     pipe.send("ready")
     with contextlib.redirect_stdout(open(os.devnull, "w")), contextlib.redirect_stderr(open(os.devnull, "w")):
         try:
