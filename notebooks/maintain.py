@@ -1,9 +1,12 @@
-"""What a maintainer does to the notebooks: run them and save their outputs, point their links at a fork.
+"""What a maintainer does to the notebooks: run them and save their outputs, point their links at a fork, count.
 
 python notebooks/maintain.py run [NOTEBOOK.ipynb …]     all of them by default; use `make notebooks`
 python notebooks/maintain.py badges OWNER/NAME          use `make badges REPO=owner/name`
+python notebooks/maintain.py times [NOTEBOOK.ipynb …]   how long they take to read, and how much of what they print is
+                                                        a bare True or False
 """
 
+import math
 import re
 import sys
 import time
@@ -16,6 +19,11 @@ LINK = re.compile(
     r'(colab\.research\.google\.com/github/|git\+https://github\.com/|Repository = "https://github\.com/)'
     r"([\w.-]+/[\w.-]+)"
 )
+
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
 
 
 def files_with_links() -> list[Path]:
@@ -33,6 +41,57 @@ def point_links_at(repository: str) -> None:
     print(f"All links point at github.com/{repository} now.")
 
 
+def minutes_to_read(cells: list) -> int:
+    """100 words of text or 12 lines of code a minute, and 2 minutes for each *Try it*. The set-up cell is hidden."""
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    shown = [cell.source for cell in cells if cell.cell_type == "code" and not cell.source.startswith("# @title")]
+    lines = sum(bool(line.strip()) for line in "\n".join(shown).splitlines())
+    return math.ceil(len(text.split()) / 100 + lines / 12 + 2 * text.count("**Try it**"))
+
+
+def minutes_said(cells: list) -> int | None:
+    """The minutes to read in the line *Time*; None when there is no such line."""
+    said = re.search(r"\*\*Time\*\*\D*(\d+) minutes", "\n".join(cell.source for cell in cells))
+    return int(said[1]) if said else None
+
+
+def printed_lines(cells: list) -> list[str]:
+    """All lines that the cells print, and the lines of their results, without figures and progress bars."""
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    text = [output.text for output in outputs if output.get("name") == "stdout"]
+    text += [
+        output.data["text/plain"]
+        for output in outputs
+        if output.output_type == "execute_result" and output.data.keys() <= {"text/plain", "text/html"}
+    ]
+    return [line for line in "\n".join(text).splitlines() if line.strip()]
+
+
+def is_verdict(line: str) -> bool:
+    """Does the line end with True or False, as in "the same bits: True", or hold nothing else, as in (True, False)?"""
+    return bool(re.search(r"(^|[\s=])(True|False)[.!]?$", line.strip())) or not re.sub(r"True|False|\W", "", line)
+
+
+def print_times(paths: list[Path]) -> None:
+    """A line for each notebook, and one for all of them."""
+    import nbformat
+
+    print(f"{'notebook':30} minutes (said)  printed lines  True or False  share")
+    all_printed = []
+    for path in paths:
+        cells = nbformat.read(path, as_version=4).cells
+        printed = printed_lines(cells)
+        all_printed += printed
+        print(f"{path.stem:30} {minutes_to_read(cells):7} {f'({minutes_said(cells)})':6}", end="")
+        print(_share_of_verdicts(printed))
+    print(f"{'all (at most 0.125)':44}", _share_of_verdicts(all_printed), sep="")
+
+
+def _share_of_verdicts(printed: list[str]) -> str:
+    verdicts = sum(map(is_verdict, printed))
+    return f"{len(printed):15} {verdicts:14} {verdicts / max(1, len(printed)):6.3f}"
+
+
 def run(path: Path) -> None:
     """Run a notebook in its own folder and save it with its outputs, without what differs from machine to machine."""
     import nbformat
@@ -46,10 +105,7 @@ def run(path: Path) -> None:
         for output in cell.get("outputs", []):
             if output.output_type == "error":  # a traceback shows this machine's folders; its last line says it all
                 output.traceback = [f"{output.ename}: {output.evalue}"]
-    notebook.metadata = {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-    }
+    notebook.metadata = METADATA
     nbformat.write(notebook, path)
     print(f"{path.name} ran in {seconds:.0f} s")
 
@@ -61,5 +117,7 @@ if __name__ == "__main__":
                 run(path.resolve())
         case ["badges", repository]:
             point_links_at(repository)
+        case ["times", *paths]:
+            print_times([*map(Path, paths)] or sorted(NOTEBOOKS.glob("*.ipynb")))
         case _:
             sys.exit(__doc__)
