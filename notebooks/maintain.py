@@ -2,6 +2,7 @@
 
 python notebooks/maintain.py run [NOTEBOOK.ipynb …]     all of them by default; use `make notebooks`
 python notebooks/maintain.py badges OWNER/NAME          use `make badges REPO=owner/name`
+python notebooks/maintain.py openings                   write the badges and the set-up cell into every notebook
 python notebooks/maintain.py times [NOTEBOOK.ipynb …]   how long they take to read, and how much of what they print is
                                                         a bare True or False
 """
@@ -14,9 +15,11 @@ from pathlib import Path
 
 NOTEBOOKS = Path(__file__).resolve().parent
 ROOT = NOTEBOOKS.parent
+SET_UP_CELL = NOTEBOOKS / "set_up_cell.py"  # the same one is in every notebook
 # Where the repository's address stands: a badge, the set-up cell, pyproject.toml.
 LINK = re.compile(
-    r'(colab\.research\.google\.com/github/|git\+https://github\.com/|Repository = "https://github\.com/)'
+    r"(colab\.research\.google\.com/github/|kaggle\.com/kernels/welcome\?src=https://github\.com/"
+    r'|git\+https://github\.com/|Repository = "https://github\.com/)'
     r"([\w.-]+/[\w.-]+)"
 )
 
@@ -28,7 +31,36 @@ METADATA = {
 
 def files_with_links() -> list[Path]:
     """Every file that names the repository's address."""
-    return [ROOT / "pyproject.toml", ROOT / "README.md", *sorted(NOTEBOOKS.glob("*.ipynb"))]
+    return [ROOT / "pyproject.toml", ROOT / "README.md", SET_UP_CELL, *sorted(NOTEBOOKS.glob("*.ipynb"))]
+
+
+def badges(name: str) -> str:
+    """The links that open NAME.ipynb in Colab and in Kaggle, as Markdown."""
+    repository = re.search(r'Repository = "https://github\.com/([^"]+)"', (ROOT / "pyproject.toml").read_text())[1]
+    file = f"{repository}/blob/main/notebooks/{name}.ipynb"
+    colab = (
+        f"https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/{file}"
+    )
+    kaggle = f"https://kaggle.com/static/images/open-in-kaggle.svg)](https://kaggle.com/kernels/welcome?src=https://github.com/{file}"
+    return f"[![Open in Colab]({colab}) [![Open in Kaggle]({kaggle})"
+
+
+def write_openings() -> None:
+    """Write what opens every notebook alike: the badges below its title, and the set-up cell, its first code cell."""
+    import nbformat
+
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        title, *rest = notebook.cells[0].source.split("\n\n")
+        rest = [part for part in rest if not part.startswith("[![Open in")]
+        notebook.cells[0].source = "\n\n".join([title, badges(path.stem), *rest])
+        set_up = next(cell for cell in notebook.cells if cell.cell_type == "code")
+        if not set_up.source.startswith("# @title "):
+            sys.exit(
+                f"The first code cell of {path.name} is no set-up cell: insert an empty one with the line # @title ."
+            )
+        set_up.source = SET_UP_CELL.read_text(encoding="utf-8").strip()
+        nbformat.write(notebook, path)
 
 
 def point_links_at(repository: str) -> None:
@@ -117,6 +149,8 @@ if __name__ == "__main__":
                 run(path.resolve())
         case ["badges", repository]:
             point_links_at(repository)
+        case ["openings"]:
+            write_openings()
         case ["times", *paths]:
             print_times([*map(Path, paths)] or sorted(NOTEBOOKS.glob("*.ipynb")))
         case _:
