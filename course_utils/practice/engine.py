@@ -1,0 +1,130 @@
+"""Exercises that answer back. An answer is run on small probes, and what it does is its fingerprint.
+
+The fingerprint of a right implementation: right. That of a named wrong one: its reason. Neither: the first probe whose
+outcome differs, with what was expected. Nothing of the answer's code is read, only what it does is compared.
+"""
+
+import functools
+import inspect
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from course_utils.practice import progress, sandbox
+from course_utils.practice.outcomes import plain, same, show
+from course_utils.practice.sandbox import HANGS, Raised, apart
+
+EXERCISES: dict[str, "Exercise"] = {}
+WORDS = {"not yet": "Not yet.", "right": "Right.", "wrong": "Wrong.", "unknown": "Not right yet."}
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """kind: "not yet", "right", "wrong" (a named mistake) or "unknown". text: what the student reads."""
+
+    kind: str
+    text: str
+
+
+@dataclass
+class Exercise:
+    """One task. A module of exercises adds to it by decorators: `start`, `answer`, `mistake` and `probe`."""
+
+    id: str
+    title: str
+    task: str
+    hint: str
+    shows: str  # what a right answer shows
+    stub: Callable | None = None
+    right: list[Callable] = field(default_factory=list)  # the first is the solution that is shown
+    wrong: list[tuple[Callable, str]] = field(default_factory=list)
+    probes: list[tuple[str, Callable]] = field(default_factory=list)
+
+    def __post_init__(self):
+        self.task, self.hint, self.shows = (" ".join(text.split()) for text in (self.task, self.hint, self.shows))
+        self._known: dict[Callable, list] = {}
+        EXERCISES[self.id] = self
+
+    def start(self, function: Callable) -> Callable:
+        """What the student finds: it runs, and is not right."""
+        self.stub = function
+        return function
+
+    def answer(self, function: Callable) -> Callable:
+        """A right implementation."""
+        self.right.append(function)
+        return function
+
+    def mistake(self, reason: str) -> Callable:
+        """A wrong implementation, with what its student should read."""
+        return lambda function: self.wrong.append((function, " ".join(reason.split()))) or function
+
+    def probe(self, what: str) -> Callable:
+        """A function from an answer to plain values. `what` names them: "the learning rate of the head"."""
+        return lambda function: self.probes.append((what, function)) or function
+
+    def fingerprint(self, answer: Callable, limit: float | None = None) -> list:
+        """The outcome of each probe. After one that hangs, the rest is not tried."""
+        outcomes = []
+        for _, probe in self.probes:
+            outcomes.append(HANGS if HANGS in outcomes else apart(lambda probe=probe: plain(probe(answer)), limit))
+        return outcomes
+
+    def known(self, function: Callable) -> list:
+        """The fingerprint of an implementation of ours, computed once, and without a limit: ours end."""
+        if function not in self._known:
+            self._known[function] = self.fingerprint(function)
+        return self._known[function]
+
+    def diagnose(self, answer) -> Diagnosis:
+        """What an answer does, and why that is right or wrong."""
+        if answer is None or answer is ...:
+            return Diagnosis("not yet", "There is no function yet.")
+        if not callable(answer):
+            name = self.stub.__name__
+            return Diagnosis("unknown", f'Give the function itself, without calling it: check("{self.id}", {name}).')
+        returned = []
+
+        @functools.wraps(answer, updated=())
+        def watched(*args, **kwargs):
+            returned.append(answer(*args, **kwargs))
+            return returned[-1]
+
+        self.known(self.right[0])  # first, so that what PyTorch loads late is not on the answer's clock
+        got = self.fingerprint(watched, sandbox.LIMIT)
+        if any(same(got, self.known(function)) for function in self.right):
+            return Diagnosis("right", self.shows)
+        if same(got, self.known(self.stub)) or all(str(one).startswith("NotImplementedError") for one in got):
+            return Diagnosis("not yet", "It does what it did when you opened the notebook. Now it is your turn.")
+        for function, reason in self.wrong:
+            if same(got, self.known(function)):
+                theirs = next((f" ({one})" for one in got if isinstance(one, Raised) and one.where), "")
+                return Diagnosis("wrong", reason + theirs)
+        differs = [not same(one, other) for one, other in zip(got, self.known(self.right[0]))].index(True)
+        forgotten = (
+            " Your function returns None: is a `return` missing?" if {*map(type, returned)} == {type(None)} else ""
+        )
+        return Diagnosis("unknown", self._difference(differs, got[differs]) + forgotten)
+
+    def _difference(self, number: int, got) -> str:
+        what, expected = self.probes[number][0], self.known(self.right[0])[number]
+        if got is HANGS:
+            return f"It has not ended after {sandbox.LIMIT:g} seconds, so it was stopped. Which loop does not end?"
+        if isinstance(got, Raised) and got.where:
+            return f"Your {got.where.replace(', `', ' is `', 1)}, and it raises {got.error}."
+        if isinstance(got, Raised):
+            return f"Looked at: {what}. Expected {show(expected)}, but what came back could not be used ({got.error})."
+        return f"Looked at: {what}. Expected {show(expected)}, got {show(got)}."
+
+
+def source(function: Callable) -> str:
+    """The text of a stub or solution, as a student would write it."""
+    text = textwrap.dedent(inspect.getsource(function))
+    return text[text.index("def ") :].strip() if text.startswith("@") else text.strip()
+
+
+def check(number: str, answer) -> None:
+    """Print what there is to say about your answer to an exercise, and note when it is right."""
+    found = EXERCISES[number].diagnose(answer)
+    print(textwrap.fill(f"{number} {WORDS[found.kind]} {found.text}", 100, break_long_words=False))
+    progress.note(number, found.kind)

@@ -1,0 +1,109 @@
+"""Run a student's function apart from the notebook: for a limited time, in a folder of its own, leaving no trace.
+
+A thread, because it can be left behind on every system and from every thread. An alarm signal works in the main thread
+of Linux and macOS only, and a process of its own cannot be given a function that was typed into a notebook. The thread
+also has a grad mode, an autocast and a default device of its own.
+"""
+
+import ctypes
+import io
+import linecache
+import os
+import random
+import sysconfig
+import tempfile
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from course_utils.checkpoints import restore_rng, rng_state
+
+LIMIT = 10.0  # seconds for one probe of a student's answer
+NOT_THEIRS = (str(Path(__file__).resolve().parent.parent), *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
+
+
+@dataclass(frozen=True)
+class Raised:
+    """An error in place of a result. `where` is the student's line, "" when the error is not in code of theirs."""
+
+    error: str
+    where: str = field(default="", compare=False)  # the same mistake stands in other lines of other students
+
+    def __str__(self) -> str:
+        return f"{self.error}{f' in {self.where}' if self.where else ''}"
+
+
+HANGS = Raised("no end")
+
+
+class _TooLong(SystemExit):
+    """Ends a thread; a thread that ends by SystemExit says nothing."""
+
+
+def apart(work: Callable, limit: float | None = None):
+    """What work() returns, a `Raised` for what it raises, HANGS when it takes longer than `limit` seconds."""
+    results = []
+
+    def run():
+        try:
+            results.append(work())
+        except _TooLong:
+            raise
+        except BaseException as error:
+            results.append(Raised(_what(error), _where(error)))
+
+    with undisturbed():
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        try:
+            thread.join(limit)
+        finally:  # also when the notebook's stop button was pressed
+            hangs = thread.is_alive()
+            for _ in range(20 if hangs else 0):  # one that catches everything is told again
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(_TooLong))
+                thread.join(0.05)
+    return HANGS if hangs else results[0]
+
+
+@contextmanager
+def undisturbed() -> Iterator[Path]:
+    """In an empty folder, with known seeds, nothing printed; then all of that is as before."""
+    generators, dtype, here = rng_state(), torch.get_default_dtype(), os.getcwd()
+    said = io.StringIO()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            os.chdir(folder)
+            torch.set_default_dtype(torch.float32)
+            for seed in (random.seed, np.random.seed, torch.manual_seed):
+                seed(0)
+            with redirect_stdout(said), redirect_stderr(said):
+                yield Path(folder)
+        finally:
+            os.chdir(here)
+            torch.set_default_dtype(dtype)
+            restore_rng(generators)
+
+
+def _what(error: BaseException) -> str:
+    """The error as the last line of a traceback, without this machine's folders; the first line of a long message."""
+    message = str(error).replace(os.getcwd() + os.sep, "").strip().partition("\n")[0]
+    return f"{type(error).__name__}{f': {message}' if message else ''}"
+
+
+def _where(error: BaseException) -> str:
+    """The last line in code that is neither Python's, an installed package's, nor the course's own."""
+    for frame, number in reversed([*traceback.walk_tb(error.__traceback__)]):
+        code = frame.f_code
+        if code.co_filename.startswith("<frozen") or str(Path(code.co_filename).resolve()).startswith(NOT_THEIRS):
+            continue
+        line = linecache.getline(code.co_filename, number).strip()
+        return f"line {number}{f', `{line}`' if line else ''}"
+    return ""
