@@ -3,6 +3,7 @@
 import ast
 import copy
 from collections.abc import Iterator
+from functools import partial
 
 OPPOSITE = {
     ast.Lt: ast.GtE, ast.GtE: ast.Lt, ast.Gt: ast.LtE, ast.LtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -21,8 +22,10 @@ def mutations(source: str) -> list[str]:
 
 
 def _edited(tree: ast.Module) -> Iterator[ast.Module]:
+    words = [node for node in ast.walk(tree) if isinstance(node, ast.Raise | ast.JoinedStr)]
+    unimportant = {id(part) for node in words for part in ast.walk(node)}  # the words of an error
     for number, node in enumerate(ast.walk(tree)):
-        for edit in _edits(node):
+        for edit in _edits(node) if id(node) not in unimportant else ():
             changed = copy.deepcopy(tree)
             edit([*ast.walk(changed)][number])
             yield ast.fix_missing_locations(changed)
@@ -33,16 +36,15 @@ def _edits(node: ast.AST) -> Iterator:
     for field, value in ast.iter_fields(node):
         many = isinstance(value, list)
         for place, child in enumerate(value if many else [value]):
-            for new in _instead(child):
-                yield lambda node, field=field, place=place if many else None, new=new: _put(node, field, place, new)
+            yield from (partial(_put, field, place if many else None, new) for new in _instead(child))
         if field in ("body", "orelse") and many and len(value) > 1:
             for place in range(len(value) - 1):
-                yield lambda node, field=field, place=place: _swap(getattr(node, field), place)
+                yield lambda node, field=field, place=place: _swap(place, getattr(node, field))
         if field in ("args", "keywords", "elts", "ifs") and many and not isinstance(node, ast.arguments):
             for place in range(len(value)):
                 yield lambda node, field=field, place=place: getattr(node, field).pop(place)
     if isinstance(node, ast.Call) and len(node.args) > 1:
-        yield lambda node: _swap(node.args, 0)
+        yield lambda node: _swap(0, node.args)
 
 
 def _instead(node) -> Iterator[ast.AST]:
@@ -89,12 +91,12 @@ def _instead(node) -> Iterator[ast.AST]:
             yield ast.Pass()
 
 
-def _put(node, field, place, new) -> None:
+def _put(field, place, new, node) -> None:
     if place is None:
         setattr(node, field, new)
     else:
         getattr(node, field)[place] = new
 
 
-def _swap(items: list, place: int) -> None:
+def _swap(place: int, items: list) -> None:
     items[place], items[place + 1] = items[place + 1], items[place]

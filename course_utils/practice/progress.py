@@ -1,8 +1,6 @@
 """What was done: a small file beside the notebooks, and, for teachers, which mistakes were made."""
 
 import json
-import sys
-from collections import Counter
 from pathlib import Path
 
 FILE = "progress.json"

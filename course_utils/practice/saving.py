@@ -580,7 +580,7 @@ exercise = Exercise(
 def train(model, optimizer, batches, evaluate, epochs):
     model.train()
     best, best_loss = None, float("inf")
-    for epoch in range(epochs):
+    for _ in range(epochs):
         for x, y in batches:
             optimizer.zero_grad()
             F.cross_entropy(model(x), y).backward()
@@ -594,7 +594,7 @@ def train(model, optimizer, batches, evaluate, epochs):
 @exercise.answer
 def train(model, optimizer, batches, evaluate, epochs):
     best, best_loss = None, float("inf")
-    for epoch in range(epochs):
+    for _ in range(epochs):
         model.train()
         for x, y in batches:
             optimizer.zero_grad()
@@ -655,7 +655,7 @@ exercise.mistake(f"Two faults are left. {FORGETS} And {EVAL_MODE}")(partly(False
 
 
 def kept_epoch(train, losses):
-    """(the epoch whose weights come back, BatchNorm's counts at the evaluations, live tensors in it, how often kept, size)"""
+    """(the epoch whose weights come back, BatchNorm's counts, live tensors, size, how often kept)"""
     model, after, left = seeded(Net), [], list(losses)
 
     def evaluate(given):
