@@ -1,5 +1,6 @@
 """Practice that answers back: exercises, questions to guess at, and a quiz for each lesson."""
 
+from course_utils.practice import checkpoints as checkpoints
 from course_utils.practice import loading as loading
 from course_utils.practice import saving as saving
 from course_utils.practice.engine import EXERCISES as EXERCISES
