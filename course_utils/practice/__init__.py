@@ -1,6 +1,7 @@
 """Practice that answers back: exercises, questions to guess at, and a quiz for each lesson."""
 
 from course_utils.practice import checkpoints as checkpoints
+from course_utils.practice import interrupted as interrupted
 from course_utils.practice import loading as loading
 from course_utils.practice import saving as saving
 from course_utils.practice.engine import EXERCISES as EXERCISES
