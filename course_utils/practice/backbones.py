@@ -1,0 +1,671 @@
+"""Practice to lesson 7, Frozen backbones."""
+
+import copy
+import math
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from course_utils.practice.engine import Exercise
+from course_utils.practice.toys import batch, moved, net, seeded, tensors
+
+# ---------------------------------------------------------------------------------------------------------------------
+exercise = Exercise(
+    "07.1",
+    "Repair: features that do not belong to their labels",
+    task="""`cache(backbone, loader)` should compute the features of a frozen backbone once and return them with their
+    labels, as two tensors. The loader shuffles. It runs, and the head that learns from it is no better than a guess.
+    Repair it: three things are wrong.""",
+    hint="""How many times is the loader asked, and does it give the same order each time? In which mode is the
+    backbone? What else does each batch carry along?""",
+    shows="""Each feature stands beside its label, in eval mode, without a graph.""",
+)
+
+
+@exercise.start
+def cache(backbone, loader):
+    features = torch.cat([backbone(images) for images, _ in loader])
+    labels = torch.cat([labels for _, labels in loader])
+    return features, labels
+
+
+@exercise.answer
+def cache(backbone, loader):
+    backbone.eval()
+    features, labels = [], []
+    with torch.no_grad():
+        for images, answers in loader:
+            features.append(backbone(images))
+            labels.append(answers)
+    return torch.cat(features), torch.cat(labels)
+
+
+def caching(twice, train, graph):
+    """The function with some of its three faults left in."""
+
+    def cache(backbone, loader):
+        if not train:
+            backbone.eval()
+        with torch.set_grad_enabled(graph):
+            pairs = [(backbone(images), labels) for images, labels in loader]
+        answers = [labels for _, labels in loader] if twice else [labels for _, labels in pairs]
+        return torch.cat([features for features, _ in pairs]), torch.cat(answers)
+
+    return cache
+
+
+TWICE = """The labels belong to other images: the loader shuffles, so a second pass has another order. Take features and
+labels in one loop."""
+TRAIN = """The backbone is in train mode, so an image's features depend on its batch, and BatchNorm moves: call
+`backbone.eval()`."""
+GRAPH = """The features carry the graph of the backbone, and with it all that it keeps for a backward pass: compute them
+in `with torch.no_grad():`."""
+exercise.mistake(TWICE)(caching(True, False, False))
+exercise.mistake(TRAIN)(caching(False, True, False))
+exercise.mistake(GRAPH)(caching(False, False, True))
+exercise.mistake(f"Two faults are left. {TWICE} And: {TRAIN}")(caching(True, True, False))
+exercise.mistake(f"Two faults are left. {TWICE} And: {GRAPH}")(caching(True, False, True))
+exercise.mistake(f"Two faults are left. {TRAIN} And: {GRAPH}")(caching(False, True, True))
+
+
+@exercise.mistake("""These are the features of the last batch only. Collect them in a list, and `torch.cat` the
+    list.""")
+def cache(backbone, loader):
+    backbone.eval()
+    with torch.no_grad():
+        for images, labels in loader:
+            features = backbone(images)
+    return features, labels
+
+
+def cached_pairs(cache):
+    """(features, labels, what they should be for these labels, the backbone, its tensors before)."""
+    backbone = net().features.train()
+    before = tensors(backbone)
+    images = batch(3, 24)[0]
+    loader = DataLoader(TensorDataset(images, torch.arange(24)), batch_size=8, shuffle=True)
+    features, labels = cache(backbone, loader)
+    expected = copy.deepcopy(backbone)
+    expected.load_state_dict(before)
+    return features, labels, expected.eval()(images).detach(), backbone, before
+
+
+@exercise.probe("the shapes for 24 images")
+def _(cache):
+    features, labels, *_ = cached_pairs(cache)
+    return [list(features.shape), list(labels.shape)]
+
+
+@exercise.probe("how many of 24 features stand beside the label of their own image")
+def _(cache):
+    images = torch.arange(24.0)[:, None]
+    loader = DataLoader(TensorDataset(images, torch.arange(24)), batch_size=8, shuffle=True)
+    features, labels = cache(nn.Sequential(nn.Identity(), nn.Linear(1, 1, bias=False)).requires_grad_(False), loader)
+    order = features.flatten().abs().argsort().argsort()  # a linear layer keeps or turns the order of the images
+    return "all" if torch.equal(order, labels) else "hardly any"
+
+
+@exercise.probe("the features, compared with those in eval mode")
+def _(cache):
+    features, _, expected, *_ = cached_pairs(cache)
+    far = torch.cdist(features.detach(), expected).min(dim=1).values.max().item()
+    return "the same" if far < 1e-4 else "others"
+
+
+@exercise.probe("tensors of the backbone that moved")
+def _(cache):
+    *_, backbone, before = cached_pairs(cache)
+    return len(moved(backbone, before))
+
+
+@exercise.probe("the graph of the features")
+def _(cache):
+    return "carried along" if cached_pairs(cache)[0].requires_grad else "none"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+exercise = Exercise(
+    "07.2",
+    "Augmentation and cached features",
+    task="""Features that are cached once never see an augmentation again. So cache several views. Write
+    `views(backbone, images, labels, augment, count)`: the features of `count` views of all images, one view after the
+    other, and the labels to them. `augment(images)` changes images at random. The backbone is frozen and in eval mode
+    already.""",
+    hint="""Call `augment` anew for each view. The labels are the same for each view: `labels.repeat(count)`.""",
+    shows="""Each view is another one, and each feature has the label of its image.""",
+)
+
+
+@exercise.start
+def views(backbone, images, labels, augment, count):
+    return backbone(images), labels
+
+
+@exercise.answer
+def views(backbone, images, labels, augment, count):
+    with torch.no_grad():
+        features = [backbone(augment(images)) for _ in range(count)]
+    return torch.cat(features), labels.repeat(count)
+
+
+@exercise.mistake(
+    """All views are the same. Call `augment` anew for each view, inside the loop, and do not seed the generator in
+    between."""
+)
+def views(backbone, images, labels, augment, count):
+    with torch.no_grad():
+        return backbone(augment(images)).repeat(count, 1), labels.repeat(count)
+
+
+@exercise.mistake("""Nothing was augmented: these are the same images again. Pass `augment(images)` on.""")
+def views(backbone, images, labels, augment, count):
+    with torch.no_grad():
+        return torch.cat([backbone(images)] * count), labels.repeat(count)
+
+
+@exercise.mistake(
+    """The labels are in another order than the features. The views stand one after the other, so the list of labels is
+    repeated as a whole: `repeat`, not `repeat_interleave`."""
+)
+def views(backbone, images, labels, augment, count):
+    with torch.no_grad():
+        features = [backbone(augment(images)) for _ in range(count)]
+    return torch.cat(features), labels.repeat_interleave(count)
+
+
+@exercise.mistake("""There are more features than labels: the labels have to be repeated, too:
+    `labels.repeat(count)`.""")
+def views(backbone, images, labels, augment, count):
+    with torch.no_grad():
+        return torch.cat([backbone(augment(images)) for _ in range(count)]), labels
+
+
+@exercise.mistake("""The features carry the graph of the backbone: compute them in `with torch.no_grad():`.""")
+def views(backbone, images, labels, augment, count):
+    return torch.cat([backbone(augment(images)) for _ in range(count)]), labels.repeat(count)
+
+
+@exercise.mistake("""The features of the views were averaged. Each view is an example of its own: `torch.cat` them.""")
+def views(backbone, images, labels, augment, count):
+    with torch.no_grad():
+        return torch.stack([backbone(augment(images)) for _ in range(count)]).mean(dim=0), labels
+
+
+def viewed(views, count=3):
+    """(features, labels, the plain features of the images) of six images; a view adds 5, 10, … and a little noise."""
+    backbone, images = net().features.eval(), batch(4, 6)[0]
+    features, labels = views(backbone, images, torch.arange(6), lambda one: one + 0.5 * torch.randn(one.shape), count)
+    return features, labels, backbone(images).detach()
+
+
+@exercise.probe("the shapes for three views of six images")
+def _(views):
+    features, labels, _ = viewed(views)
+    return [list(features.shape), list(labels.shape)]
+
+
+@exercise.probe("how many of the three views are different ones, and whether they are augmented")
+def _(views):
+    features, _, plain = viewed(views)
+    parts = features.detach().round(decimals=4).split(6)
+    return [len({tuple(part.flatten().tolist()) for part in parts}), not torch.allclose(parts[0], plain, atol=1e-3)]
+
+
+@exercise.probe("the labels")
+def _(views):
+    return viewed(views, count=2)[1]
+
+
+@exercise.probe("the graph of the features")
+def _(views):
+    return "carried along" if viewed(views)[0].requires_grad else "none"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+exercise = Exercise(
+    "07.3",
+    "A cache that notices",
+    task="""Features are kept in a file. Write `cached(path, made_of, compute)`: when the file was made of the same,
+    return its features; otherwise call `compute()`, save the new features there, and return them. `made_of` is a text
+    that names weights, images and preprocessing. A file that cannot be read is computed anew, too.""",
+    hint="""Save a dictionary with two entries: the features, and what they were made of.""",
+    shows="""You computed only when something had changed, and never used features of other weights.""",
+)
+
+
+@exercise.start
+def cached(path, made_of, compute):
+    return ...
+
+
+@exercise.answer
+def cached(path, made_of, compute):
+    try:
+        saved = torch.load(path, weights_only=True)
+        if saved["made_of"] == made_of:
+            return saved["features"]
+    except Exception:
+        pass  # there is none yet, or it cannot be read
+    features = compute()
+    torch.save({"made_of": made_of, "features": features}, path)
+    return features
+
+
+def keeping(compare=True, save=True, unreadable=True, new_note=True, use=True):
+    def cached(path, made_of, compute):
+        saved = {}
+        try:
+            if Path(path).exists():
+                saved = torch.load(path, weights_only=True)
+        except Exception:
+            if not unreadable:
+                raise
+        if saved and use and (saved["made_of"] == made_of or not compare):
+            return saved["features"]
+        features = compute()
+        if save is True or (save == "once" and not saved):
+            torch.save({"made_of": made_of, "features": features}, path)
+        return features
+
+    return cached
+
+
+exercise.mistake(
+    """You used features of other weights: that a file is there does not say what it was made of. Save `made_of` with
+    them, and compare."""
+)(keeping(compare=False))
+exercise.mistake("""The features were never saved, so they are computed each time. Write them to `path`.""")(
+    keeping(save=False)
+)
+exercise.mistake(
+    """After a change you computed anew and kept the old file, so it is computed again and again. Save the new
+    features."""
+)(keeping(save="once"))
+exercise.mistake("""A damaged file stopped you. It is only a cache: compute the features anew.""")(
+    keeping(unreadable=False)
+)
+exercise.mistake("""The file is written and never read: each call computes anew. Load it, and compare `made_of`.""")(
+    keeping(use=False)
+)
+
+
+@exercise.mistake(
+    """What came back the second time is not the features: return the tensor from the dictionary, not the dictionary."""
+)
+def cached(path, made_of, compute):
+    try:
+        saved = torch.load(path, weights_only=True)
+        if saved["made_of"] == made_of:
+            return saved
+    except Exception:
+        pass
+    return keeping()(path, made_of, compute)
+
+
+def asked(cached, *made_of, damage=None):
+    """What each call gives; the number counts how often it was computed."""
+    computed, results = [], []
+
+    def compute():
+        computed.append(1)
+        return torch.full((2,), float(len(computed)))
+
+    for number, text in enumerate(made_of):
+        if number == damage:
+            Path("features.pt").write_bytes(b"PK damaged")
+        features = cached("features.pt", text, compute)
+        results.append(features[0] if isinstance(features, torch.Tensor) else type(features).__name__)
+    numbers = [one if isinstance(one, str) else int(one) for one in results]
+    return {"features": numbers, "computed": len(computed), "a file": Path("features.pt").exists()}
+
+
+@exercise.probe("the features of two calls with the same weights (1: those of the first time)")
+def _(cached):
+    return asked(cached, "weights A", "weights A")
+
+
+@exercise.probe("the features of three calls: weights A, then B, then B")
+def _(cached):
+    return asked(cached, "weights A", "weights B", "weights B")
+
+
+@exercise.probe("the features of two calls when the file is damaged in between")
+def _(cached):
+    return asked(cached, "weights A", "weights A", damage=1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+exercise = Exercise(
+    "07.4",
+    "Two layers in one",
+    task="""In eval mode BatchNorm multiplies each channel by a number and adds another one, and the linear layer before
+    it can do that itself. Write `fused(linear, norm)`: a new linear layer that gives what `norm(linear(x))` gives in
+    eval mode. The two layers that were given stay as they are.""",
+    hint="""BatchNorm computes `(y - running_mean) / sqrt(running_var + eps) * weight + bias`. Put `y = W x + b` in, and
+    sort it. (PyTorch has a function for it in `torch.nn.utils.fusion`.)""",
+    shows="""One layer gives what two gave, and the originals are untouched.""",
+)
+
+
+@exercise.start
+def fused(linear, norm):
+    return linear
+
+
+@exercise.answer
+def fused(linear, norm):
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    new = nn.Linear(linear.in_features, linear.out_features)
+    with torch.no_grad():
+        new.weight.copy_(scale[:, None] * linear.weight)
+        new.bias.copy_(scale * (linear.bias - norm.running_mean) + norm.bias)
+    return new
+
+
+def fusing(scale, bias, new=True, axis=1):
+    def fused(linear, norm):
+        factor = scale(norm)
+        result = nn.Linear(linear.in_features, linear.out_features) if new else linear
+        with torch.no_grad():
+            shift = bias(linear, norm, factor)
+            result.weight.copy_(factor.unsqueeze(axis) * linear.weight)
+            result.bias.copy_(shift)
+        return result
+
+    return fused
+
+
+def root(norm):
+    return norm.weight / torch.sqrt(norm.running_var + norm.eps)
+
+
+def shift(linear, norm, factor):
+    return factor * (linear.bias - norm.running_mean) + norm.bias
+
+
+exercise.mistake("""You divided by the variance. BatchNorm divides by its square root: `torch.sqrt`.""")(
+    fusing(lambda norm: norm.weight / (norm.running_var + norm.eps), shift)
+)
+exercise.mistake("""`norm.eps` is missing under the root. It matters where the variance is small.""")(
+    fusing(lambda norm: norm.weight / torch.sqrt(norm.running_var), shift)
+)
+exercise.mistake("""`norm.weight` is missing: BatchNorm multiplies by it after it has normalised.""")(
+    fusing(lambda norm: 1 / torch.sqrt(norm.running_var + norm.eps), shift)
+)
+exercise.mistake("""The running mean is missing in the new bias: `scale * (linear.bias - norm.running_mean) +
+    norm.bias`.""")(fusing(root, lambda linear, norm, factor: factor * linear.bias + norm.bias))
+exercise.mistake("""The bias of the linear layer was not multiplied. It goes through BatchNorm like the rest.""")(
+    fusing(root, lambda linear, norm, factor: linear.bias - factor * norm.running_mean + norm.bias)
+)
+exercise.mistake("""The result is right, but the layer that was given has changed, too. Make a new `nn.Linear`.""")(
+    fusing(root, shift, new=False)
+)
+exercise.mistake("""The factors run along the wrong side of the weight: one for each *output*, `scale[:, None]`.""")(
+    fusing(root, shift, axis=0)
+)
+
+
+def two_layers():
+    def make():
+        linear, norm = nn.Linear(3, 3), nn.BatchNorm1d(3, eps=0.1).eval()
+        with torch.no_grad():
+            norm.running_mean.copy_(torch.tensor([1.0, -2.0, 0.5]))
+            norm.running_var.copy_(torch.tensor([0.2, 3.0, 1.5]))
+            norm.weight.copy_(torch.tensor([2.0, 0.5, -1.0]))
+            norm.bias.copy_(torch.tensor([0.1, 0.2, 0.3]))
+        return linear, norm
+
+    return seeded(make)
+
+
+@exercise.probe("the largest difference between `fused(linear, norm)(x)` and `norm(linear(x))`")
+def _(fused):
+    linear, norm = two_layers()
+    x = seeded(lambda: torch.randn(5, 3))
+    expected = norm(linear(x))
+    result = fused(linear, norm)(x)
+    return max((result - expected).abs().max().item(), 0) if result.shape == expected.shape else "another shape"
+
+
+@exercise.probe("the answer to zeros, that is the new bias")
+def _(fused):
+    return fused(*two_layers())(torch.zeros(1, 3)).flatten()
+
+
+@exercise.probe("the layers that were given: tensors that changed")
+def _(fused):
+    layers = nn.ModuleList(two_layers())
+    before = tensors(layers)
+    fused(*layers)
+    return moved(layers, before)
+
+
+@exercise.probe("the layer that comes back for one of 2 inputs and 3 outputs")
+def _(fused):
+    result = fused(seeded(lambda: nn.Linear(2, 3)), two_layers()[1])
+    return [type(result).__name__, *result.weight.shape]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+exercise = Exercise(
+    "07.5",
+    "Search by halves",
+    task="""One of `count` blocks breaks the training. `is_broken(k)` trains with the first k blocks frozen: the
+    training is broken as long as the faulty block is free, and healthy once it is frozen. Each call is a training,
+    so ask few times. Write `faulty(count, is_broken)`: the number of the faulty block, from 0 on.""",
+    hint="""Keep two numbers: so many frozen blocks are still broken (0 at first), so many are healthy (`count`). Ask in
+    the middle, and move one of them there.""",
+    shows="""Sixteen blocks took four questions; a thousand would take ten.""",
+)
+
+
+@exercise.start
+def faulty(count, is_broken):
+    return ...
+
+
+@exercise.answer
+def faulty(count, is_broken):
+    broken, healthy = 0, count
+    while healthy - broken > 1:
+        middle = (broken + healthy) // 2
+        if is_broken(middle):
+            broken = middle
+        else:
+            healthy = middle
+    return broken
+
+
+@exercise.mistake(
+    """You asked about one block after the other: up to 15 trainings for 16 blocks. By halves it takes four: ask in the
+    middle of what is left."""
+)
+def faulty(count, is_broken):
+    return next((k - 1 for k in range(1, count) if not is_broken(k)), count - 1)
+
+
+@exercise.mistake(
+    """It is off by one: with k blocks frozen, the blocks 0 to k−1 stand still. The faulty one is the last that you have
+    to freeze, `healthy - 1`."""
+)
+def faulty(count, is_broken):
+    broken, healthy = 0, count
+    while healthy - broken > 1:
+        middle = (broken + healthy) // 2
+        broken, healthy = (middle, healthy) if is_broken(middle) else (broken, middle)
+    return healthy
+
+
+@exercise.mistake(
+    """You went to the wrong side. When the training is still broken, the fault is *behind* the frozen blocks: move the
+    lower end, `broken = middle`."""
+)
+def faulty(count, is_broken):
+    broken, healthy = 0, count
+    while healthy - broken > 1:
+        middle = (broken + healthy) // 2
+        broken, healthy = (broken, middle) if is_broken(middle) else (middle, healthy)
+    return broken
+
+
+@exercise.mistake("""You asked once. One question leaves half of the blocks: go on until one is left.""")
+def faulty(count, is_broken):
+    return count // 2 if is_broken(count // 2) else 0
+
+
+@exercise.mistake(
+    """You asked about a number of blocks that you knew already. The ends, none frozen and all frozen, need no
+    question."""
+)
+def faulty(count, is_broken):
+    is_broken(0), is_broken(count)
+    broken, healthy = 0, count
+    while healthy - broken > 1:
+        middle = (broken + healthy) // 2
+        broken, healthy = (middle, healthy) if is_broken(middle) else (broken, middle)
+    return broken
+
+
+def search(faulty, count, bad):
+    """(the block that is found, how many questions, those at the ends)."""
+    questions = []
+
+    def is_broken(k):
+        questions.append(k)
+        return k <= bad
+
+    found = faulty(count, is_broken)
+    return found, len(questions), sum(k in (0, count) for k in questions)
+
+
+@exercise.probe("the blocks that are found when block 0, 1, 5, 10, 15 of 16 is faulty")
+def _(faulty):
+    return [search(faulty, 16, bad)[0] for bad in (0, 1, 5, 10, 15)]
+
+
+@exercise.probe("the most questions for 16 blocks, at most 5")
+def _(faulty):
+    asked = max(search(faulty, 16, bad)[1] for bad in range(16))
+    return "few" if 1 < asked <= math.log2(16) + 1 else f"{asked}"
+
+
+@exercise.probe("the blocks that are found among 1, 3 and 7, when the last is faulty")
+def _(faulty):
+    return [search(faulty, count, count - 1)[0] for count in (1, 3, 7)]
+
+
+@exercise.probe("questions whose answer is known")
+def _(faulty):
+    return search(faulty, 16, 5)[2]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+exercise = Exercise(
+    "07.6",
+    "Where no gradient arrives",
+    task="""A forgotten `detach()` makes no error, and the loss goes down all the same. Write
+    `without_gradient(model, x, y)`: the names of the parameters that no gradient reaches in one backward pass of
+    `F.cross_entropy`. Old gradients may still be there, and must not deceive you.""",
+    hint="""`model.zero_grad()` sets the gradients to `None`. After `backward()`, whose `grad` is still `None`?""",
+    shows="""You asked for the gradients themselves, and found the parameters that the flags call free.""",
+)
+
+
+@exercise.start
+def without_gradient(model, x, y):
+    return []
+
+
+@exercise.answer
+def without_gradient(model, x, y):
+    model.zero_grad()
+    F.cross_entropy(model(x), y).backward()
+    return [name for name, parameter in model.named_parameters() if parameter.grad is None]
+
+
+@exercise.mistake(
+    """You asked the flags, and the flags are all on. A `detach()` leaves them as they are: look at `grad` after a
+    backward pass."""
+)
+def without_gradient(model, x, y):
+    F.cross_entropy(model(x), y).backward()
+    return [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+
+
+@exercise.mistake(
+    """Old gradients deceived you: what was there before the backward pass is still there (or zeros in its place,
+    after `set_to_none=False`). Call `model.zero_grad()` first."""
+)
+def without_gradient(model, x, y):
+    F.cross_entropy(model(x), y).backward()
+    return [name for name, parameter in model.named_parameters() if parameter.grad is None]
+
+
+@exercise.mistake("""These are the parameters that a gradient does reach. The others were asked for.""")
+def without_gradient(model, x, y):
+    model.zero_grad()
+    F.cross_entropy(model(x), y).backward()
+    return [name for name, parameter in model.named_parameters() if parameter.grad is not None]
+
+
+@exercise.mistake(
+    """A gradient of zero is a gradient: it arrived, and says that nothing should change. No gradient is `None`."""
+)
+def without_gradient(model, x, y):
+    model.zero_grad()
+    F.cross_entropy(model(x), y).backward()
+    return [name for name, one in model.named_parameters() if one.grad is None or not one.grad.any()]
+
+
+@exercise.mistake("""There was no backward pass, so no parameter has a gradient. Compute the loss and call
+`backward()`.""")
+def without_gradient(model, x, y):
+    model.zero_grad()
+    return [name for name, parameter in model.named_parameters() if parameter.grad is None]
+
+
+class Cut(nn.Module):
+    """Two blocks and a head, with a `detach()` after the first block; a third block gives zeros."""
+
+    def __init__(self, detach=True):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+        self.off = nn.Linear(4, 4)
+        self.detach = detach
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        x = x.detach() if self.detach else x
+        return self.head(self.second(x) + 0 * self.off(x))
+
+
+def searched(without_gradient, detach=True, old=False, frozen=False):
+    model = seeded(lambda: Cut(detach))
+    if old:
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+    model.second.bias.requires_grad_(not frozen)
+    return sorted(without_gradient(model, *batch()))
+
+
+@exercise.probe("the names for a model with a `detach()` after its first layer")
+def _(without_gradient):
+    return searched(without_gradient)
+
+
+@exercise.probe("the names for the same model with old gradients")
+def _(without_gradient):
+    return searched(without_gradient, old=True)
+
+
+@exercise.probe("the names for a healthy model")
+def _(without_gradient):
+    return searched(without_gradient, detach=False)
+
+
+@exercise.probe("the names for a healthy model with one frozen parameter")
+def _(without_gradient):
+    return searched(without_gradient, detach=False, frozen=True)

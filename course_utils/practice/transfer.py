@@ -1,0 +1,605 @@
+"""Practice to lesson 5, Transfer learning."""
+
+import copy
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+from course_utils.models import EfficientNet_Lite0_Weights
+from course_utils.practice.engine import Exercise
+from course_utils.practice.toys import batch, moved, net, same_bits, tensors, train_step
+
+# ---------------------------------------------------------------------------------------------------------------------
+exercise = Exercise(
+    "05.1",
+    "A new head",
+    task="""`model` is pretrained. Its head is `model.classifier`: a dropout and a linear layer for the old classes.
+    Write `new_head(model, classes)`: it puts a new linear layer for your classes in the place of the old one and
+    returns the model. Everything else stays as it is, also the dropout.""",
+    hint="""The old layer is `model.classifier[1]`, and it knows its number of inputs: `in_features`.""",
+    shows="""The backbone kept every bit, the dropout is still there, and the head gives one logit for each class.""",
+)
+
+
+@exercise.start
+def new_head(model, classes):
+    return model
+
+
+@exercise.answer
+def new_head(model, classes):
+    model.classifier[1] = nn.Linear(model.classifier[1].in_features, classes)
+    return model
+
+
+@exercise.mistake(
+    """The new layer stands behind the old one: between two linear layers there is nothing, so the detour through the
+    old classes only costs. Put it in the old one's place, `model.classifier[1]`."""
+)
+def new_head(model, classes):
+    model.classifier.append(nn.Linear(model.classifier[1].out_features, classes))
+    return model
+
+
+@exercise.mistake(
+    """The number of inputs is written down, and fits one model only. Ask the old layer: `in_features`."""
+)
+def new_head(model, classes):
+    model.classifier[1] = nn.Linear(8, classes)
+    return model
+
+
+@exercise.mistake(
+    """The old layer says that it has other outputs, and still has its old weights: `out_features` is only a note. Make
+    a new `nn.Linear`."""
+)
+def new_head(model, classes):
+    model.classifier[1].out_features = classes
+    return model
+
+
+@exercise.mistake("""The dropout is gone: you replaced the whole head. Replace only its linear layer, number 1.""")
+def new_head(model, classes):
+    model.classifier = nn.Linear(model.classifier[1].in_features, classes)
+    return model
+
+
+@exercise.mistake(
+    """The pretrained backbone is gone: this is a new model with random weights everywhere. Change the one layer of the
+    model that you were given."""
+)
+def new_head(model, classes):
+    return type(model)(classes, model.classifier[1].in_features)
+
+
+@exercise.mistake(
+    """The new layer has the first rows of the old one. They belong to other classes, and your labels would be read as
+    those. Leave the new layer random."""
+)
+def new_head(model, classes):
+    old = model.classifier[1]
+    model.classifier[1] = nn.Linear(old.in_features, classes)
+    with torch.no_grad():
+        model.classifier[1].weight.copy_(old.weight[:classes])
+        model.classifier[1].bias.copy_(old.bias[:classes])
+    return model
+
+
+@exercise.mistake(
+    """Training would not change the new layer: it is frozen. A new layer is born free, so freeze the backbone before,
+    not the model after."""
+)
+def new_head(model, classes):
+    model.classifier[1] = nn.Linear(model.classifier[1].in_features, classes).requires_grad_(False)
+    return model
+
+
+@exercise.probe("the layers of the head")
+def _(new_head):
+    head = new_head(net(classes=10), 3).classifier
+    layers = head if isinstance(head, nn.Sequential) else [head]
+    return [
+        f"{one.weight.shape[1]} → {one.weight.shape[0]} (says {one.out_features})"
+        if isinstance(one, nn.Linear)
+        else type(one).__name__.lower()
+        for one in layers
+    ]
+
+
+@exercise.probe("the head of a backbone that gives 6 features")
+def _(new_head):
+    return list(new_head(net(classes=10, width=6), 2).eval()(batch()[0]).shape)
+
+
+@exercise.probe("tensors of the backbone that changed")
+def _(new_head):
+    model = net(classes=10)
+    then = {name: one for name, one in tensors(model).items() if name.startswith("features")}
+    now = new_head(model, 3).state_dict()
+    return sum(not same_bits(now.get(name), one) for name, one in then.items())
+
+
+@exercise.probe("rows of the new layer that are rows of the old one")
+def _(new_head):
+    model = net(classes=10)
+    old = model.classifier[1].weight.detach().clone()
+    new = list(new_head(model, 3).classifier.parameters())[0]
+    return sum(any(torch.equal(row, other) for other in old) for row in new)
+
+
+@exercise.probe("parameters that learn")
+def _(new_head):
+    return sum(one.requires_grad for one in new_head(net(classes=10), 3).parameters())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+exercise = Exercise(
+    "05.2",
+    "What the backbone sees",
+    task="""Write `features_of(model, images)`: the features of a batch, that is what `model.features` gives, ready to
+    train a new head on them. Two calls give the same features, nothing in the model changes, and the features carry no
+    graph. A head must be able to learn from them.""",
+    hint="""Eval mode first, then `with torch.no_grad():`. (Tensors from `torch.inference_mode()` cannot be trained
+    on.)""",
+    shows="""The features are the same each time, BatchNorm did not move, and a head learns from them.""",
+)
+
+
+@exercise.start
+def features_of(model, images):
+    return ...
+
+
+@exercise.answer
+def features_of(model, images):
+    model.eval()
+    with torch.no_grad():
+        return model.features(images)
+
+
+@exercise.mistake(
+    """The backbone is in train mode: BatchNorm took the statistics of this batch, and its own have moved. Call
+    `model.eval()` first; `no_grad()` does not do that."""
+)
+def features_of(model, images):
+    with torch.no_grad():
+        return model.features(images)
+
+
+@exercise.mistake(
+    """These are the logits of the old classes. The features come before the head: call `model.features(images)`."""
+)
+def features_of(model, images):
+    model.eval()
+    with torch.no_grad():
+        return model(images)
+
+
+@exercise.mistake(
+    """The features carry the graph of the whole backbone: they keep its memory, and a backward pass would go through
+    it. Compute them in `with torch.no_grad():`."""
+)
+def features_of(model, images):
+    return model.eval().features(images)
+
+
+@exercise.mistake(
+    """No head can learn from these: a tensor made in `torch.inference_mode()` may not be saved for backward. Use
+    `torch.no_grad()`."""
+)
+def features_of(model, images):
+    model.eval()
+    with torch.inference_mode():
+        return model.features(images)
+
+
+@exercise.mistake(
+    """Two faults. The backbone is in train mode, so BatchNorm moves: call `model.eval()`. And the features carry its
+    graph: use `with torch.no_grad():`."""
+)
+def features_of(model, images):
+    return model.features(images)
+
+
+@exercise.mistake("""Only the first block has worked. The features are what the whole `model.features` gives.""")
+def features_of(model, images):
+    model.eval()
+    with torch.no_grad():
+        return model.features[0](images)
+
+
+@exercise.probe("the shape of the features of 16 images")
+def _(features_of):
+    return list(features_of(net().train(), batch()[0]).shape)
+
+
+@exercise.probe("the features, compared with the backbone in eval mode")
+def _(features_of):
+    model, x = net().train(), batch(5)[0]
+    expected = copy.deepcopy(model).eval().features(x)
+    got = features_of(model, x)
+    return "the same" if got.shape == expected.shape and torch.allclose(got, expected, atol=1e-5) else "others"
+
+
+@exercise.probe("tensors of the model that changed")
+def _(features_of):
+    model = net().train()
+    then = tensors(model)
+    features_of(model, batch()[0])
+    return moved(model, then)
+
+
+@exercise.probe("the graph")
+def _(features_of):
+    return "carried along" if features_of(net().train(), batch()[0]).requires_grad else "none"
+
+
+@exercise.probe("a head that learns from the features")
+def _(features_of):
+    features = features_of(net().train(), batch()[0])
+    try:
+        F.cross_entropy(nn.Linear(features.shape[1], 2)(features), batch()[1]).backward()
+    except RuntimeError:
+        return "cannot learn from them"
+    return "learns"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+exercise = Exercise(
+    "05.3",
+    "The input that the weights expect",
+    task="""Write `prepare(picture)`: a PIL picture becomes a batch of one, as the ImageNet weights of
+    EfficientNet-Lite0 expect it. The right size and the right range of the pixels come with the weights,
+    `EfficientNet_Lite0_Weights.IMAGENET1K_V1`.""",
+    hint="""`weights.transforms()` gives a function from a picture to a tensor. A batch has one dimension more.""",
+    shows="""You took the preprocessing from the weights, and nothing had to be remembered.""",
+)
+
+
+@exercise.start
+def prepare(picture):
+    weights = EfficientNet_Lite0_Weights.IMAGENET1K_V1
+    return ...
+
+
+@exercise.answer
+def prepare(picture):
+    weights = EfficientNet_Lite0_Weights.IMAGENET1K_V1
+    return weights.transforms()(picture).unsqueeze(0)
+
+
+def prepared(batched=True, **changes):
+    def prepare(picture):
+        image = EfficientNet_Lite0_Weights.IMAGENET1K_V1.transforms(**changes)(picture)
+        return image.unsqueeze(0) if batched else image
+
+    return prepare
+
+
+exercise.mistake(
+    """This is one image without a batch around it. A model wants (batch, channels, height, width): add
+    `.unsqueeze(0)`."""
+)(prepared(batched=False))
+exercise.mistake(
+    """The values are those of *other* ImageNet models, mean 0.485, 0.456, 0.406. Each model has the range that it was
+    trained with: use `weights.transforms()`."""
+)(prepared(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)))
+exercise.mistake(
+    """The pixels reach from 0 to 1, and these weights learned from values around 0. No error tells you. Use
+    `weights.transforms()`, which also normalises."""
+)(prepared(mean=(0, 0, 0), std=(1, 1, 1)))
+exercise.mistake(
+    """The pixels reach from 0 to 255, a hundred times what the weights know. Use `weights.transforms()`."""
+)(prepared(mean=(0, 0, 0), std=(1 / 255,) * 3))
+exercise.mistake(
+    """The image has 64 pixels, the weights learned from 224. Such an image is valid input and gives bad answers: keep
+    the size of `weights.transforms()`."""
+)(prepared(crop_size=64, resize_size=64))
+exercise.mistake(
+    """The whole picture was squeezed to the final size. These weights were trained on the middle of a larger one:
+    resize first, then crop, as `weights.transforms()` does."""
+)(
+    lambda picture: EfficientNet_Lite0_Weights.IMAGENET1K_V1.transforms(crop_size=224, resize_size=224)(
+        picture.resize((224, 224))
+    ).unsqueeze(0)
+)
+
+
+def picture():
+    """300 x 400 pixels in soft colours, brighter to the right."""
+    ramp = np.linspace(0, 255, 400)[None, :] * np.linspace(0.5, 1, 300)[:, None]
+    return Image.fromarray(np.stack([ramp, 255 - ramp, ramp / 2], axis=2).astype("uint8"))
+
+
+@exercise.probe("the shape of the batch")
+def _(prepare):
+    return list(prepare(picture()).shape)
+
+
+@exercise.probe("the range of the values")
+def _(prepare):
+    values = prepare(picture())
+    return {"lowest": round(values.min().item(), 2), "highest": round(values.max().item(), 2)}
+
+
+@exercise.probe("the mean of each quarter of the image")
+def _(prepare):
+    image = prepare(picture()).reshape(3, *prepare(picture()).shape[-2:])
+    return F.adaptive_avg_pool2d(image, 2).flatten().round(decimals=2)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+exercise = Exercise(
+    "05.4",
+    "Two learning rates",
+    task="""The backbone is good, the head is new. Write `optimizer_for(model)`: an `AdamW` that trains the
+    parameters of `model.features` with a learning rate of 3e-5 and those of `model.classifier` with 3e-4.""",
+    hint="""An optimizer takes a list of groups: `{"params": …, "lr": …}`, one dictionary for each part.""",
+    shows="""Each parameter is in one group, and the backbone moves ten times more gently than the head.""",
+)
+
+
+@exercise.start
+def optimizer_for(model):
+    return torch.optim.AdamW(model.parameters())
+
+
+@exercise.answer
+def optimizer_for(model):
+    backbone = {"params": model.features.parameters(), "lr": 3e-5}
+    head = {"params": model.classifier.parameters(), "lr": 3e-4}
+    return torch.optim.AdamW([backbone, head])
+
+
+def with_groups(make, kind=torch.optim.AdamW):
+    return lambda model: kind([{"params": list(params), "lr": lr} for params, lr in make(model)])
+
+
+exercise.mistake(
+    """The groups are swapped: the head gets the gentle rate, and the good backbone the high one, which destroys it.
+    The backbone gets 3e-5."""
+)(with_groups(lambda model: [(model.features.parameters(), 3e-4), (model.classifier.parameters(), 3e-5)]))
+exercise.mistake("""Only the head is trained. Give the optimizer the backbone as well, in a group with 3e-5.""")(
+    with_groups(lambda model: [(model.classifier.parameters(), 3e-4)])
+)
+exercise.mistake("""Only the backbone is trained, below a head that stays random. Add a group for the head, 3e-4.""")(
+    with_groups(lambda model: [(model.features.parameters(), 3e-5)])
+)
+exercise.mistake(
+    """Everything has the rate of the backbone, and the new head learns too slowly. Make two groups, each with its
+    `lr`."""
+)(with_groups(lambda model: [(model.parameters(), 3e-5)]))
+exercise.mistake(
+    """Everything has the rate of the head, which is too high for a backbone that is good already. Make two groups, each
+    with its `lr`."""
+)(with_groups(lambda model: [(model.parameters(), 3e-4)]))
+exercise.mistake(
+    """The head stands in two groups, because `model.parameters()` holds everything. Give the first group
+    `model.features.parameters()`."""
+)(with_groups(lambda model: [(model.parameters(), 3e-5), (model.classifier.parameters(), 3e-4)]))
+exercise.mistake(
+    """The groups are right, the optimizer is `Adam`: its weight decay works in another way. The task asks for
+    `AdamW`."""
+)(
+    with_groups(
+        lambda model: [(model.features.parameters(), 3e-5), (model.classifier.parameters(), 3e-4)], torch.optim.Adam
+    )
+)
+
+
+@exercise.probe("the learning rates of the parts")
+def _(optimizer_for):
+    model = net()
+    rates = {id(one): group["lr"] for group in optimizer_for(model).param_groups for one in group["params"]}
+    parts = {"backbone": model.features, "head": model.classifier}
+    return {name: sorted({rates.get(id(one), 0.0) for one in part.parameters()}) for name, part in parts.items()}
+
+
+@exercise.probe("the optimizer")
+def _(optimizer_for):
+    optimizer = optimizer_for(net())
+    return [type(optimizer).__name__, *(group["weight_decay"] for group in optimizer.param_groups[:1])]
+
+
+@exercise.probe("parameters in the optimizer")
+def _(optimizer_for):
+    return sum(len(group["params"]) for group in optimizer_for(net()).param_groups)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+exercise = Exercise(
+    "05.5",
+    "One logit",
+    task="""Your model has a single output: logits of the shape (batch, 1). The labels are whole numbers, 0 or 1, of the
+    shape (batch,). Write `loss_of(logits, labels)`: the mean binary cross-entropy, also for a batch of one.""",
+    hint="""`F.binary_cross_entropy_with_logits` wants two tensors of one shape, both floats. Drop the dimension of size
+    1, and no other: `squeeze(1)`.""",
+    shows="""The loss is the textbook's, for any batch size, and sure answers give a small one.""",
+)
+
+
+@exercise.start
+def loss_of(logits, labels):
+    return ...
+
+
+@exercise.answer
+def loss_of(logits, labels):
+    return F.binary_cross_entropy_with_logits(logits.squeeze(1), labels.float())
+
+
+@exercise.mistake(
+    """The shapes are not the same: (batch, 1) and (batch,). Drop the dimension of size 1: `logits.squeeze(1)`."""
+)
+def loss_of(logits, labels):
+    return F.binary_cross_entropy_with_logits(logits, labels.float())
+
+
+@exercise.mistake("""The labels are whole numbers, and this loss wants floats: `labels.float()`.""")
+def loss_of(logits, labels):
+    return F.binary_cross_entropy_with_logits(logits.squeeze(1), labels)
+
+
+@exercise.mistake(
+    """It fails for a batch of one: `squeeze()` drops every dimension of size 1, the batch's as well. Say which one:
+    `squeeze(1)`."""
+)
+def loss_of(logits, labels):
+    return F.binary_cross_entropy_with_logits(logits.squeeze(), labels.float())
+
+
+@exercise.mistake(
+    """The sigmoid works twice: this loss contains it, so it wants logits, not probabilities. Leave out `sigmoid`."""
+)
+def loss_of(logits, labels):
+    return F.binary_cross_entropy_with_logits(logits.squeeze(1).sigmoid(), labels.float())
+
+
+@exercise.mistake(
+    """Every image is compared with every label: (batch, 1) against (batch,) was spread to (batch, batch) without a
+    word. Drop the dimension of size 1 first."""
+)
+def loss_of(logits, labels):
+    return F.binary_cross_entropy_with_logits(*torch.broadcast_tensors(logits, labels.float()))
+
+
+@exercise.mistake(
+    """This is the squared error. It trains, too, but it is not the cross-entropy: use
+    `F.binary_cross_entropy_with_logits`."""
+)
+def loss_of(logits, labels):
+    return F.mse_loss(logits.squeeze(1).sigmoid(), labels.float())
+
+
+@exercise.mistake(
+    """You added the losses of the images. The task asks for their mean, which does not grow with the batch."""
+)
+def loss_of(logits, labels):
+    return F.binary_cross_entropy_with_logits(logits.squeeze(1), labels.float(), reduction="sum")
+
+
+LOGITS, TRUTH = torch.tensor([[2.0], [-1.0], [0.5], [-3.0]]), torch.tensor([1, 0, 0, 1])
+
+
+@exercise.probe("the loss of four images, logits 2, −1, 0.5, −3, labels 1, 0, 0, 1")
+def _(loss_of):
+    return loss_of(LOGITS, TRUTH).item()
+
+
+@exercise.probe("the loss of one image, logit 2, label 1")
+def _(loss_of):
+    return loss_of(LOGITS[:1], TRUTH[:1]).item()
+
+
+@exercise.probe("whether the model can learn from it")
+def _(loss_of):
+    logits = LOGITS.clone().requires_grad_()
+    loss_of(logits, TRUTH).backward()
+    return logits.grad.flatten()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+exercise = Exercise(
+    "05.6",
+    "Repair: fine-tune, and keep the better",
+    task="""Fine-tuning may make a model worse. This function should return the model as it was before when the accuracy
+    has gone down, and the tuned one when it is at least as good. `tune(model)` trains it in place, `evaluate(model)`
+    gives its accuracy. Two things are wrong: repair them.""",
+    hint="""Whose tensors are in `before` after the tuning? And is a high accuracy good or bad?""",
+    shows="""You kept the better of the two, with BatchNorm's statistics.""",
+)
+
+
+@exercise.start
+def fine_tune(model, tune, evaluate):
+    before, accuracy = model.state_dict(), evaluate(model)
+    tune(model)
+    if evaluate(model) > accuracy:
+        model.load_state_dict(before)
+    return model
+
+
+@exercise.answer
+def fine_tune(model, tune, evaluate):
+    before, accuracy = copy.deepcopy(model.state_dict()), evaluate(model)
+    tune(model)
+    if evaluate(model) < accuracy:
+        model.load_state_dict(before)
+    return model
+
+
+@exercise.answer
+def fine_tune(model, tune, evaluate):
+    before, accuracy = copy.deepcopy(model), evaluate(model)
+    tune(model)
+    return before if evaluate(model) < accuracy else model
+
+
+def tuning(keep=lambda model: copy.deepcopy(model.state_dict()), worse=lambda now, then: now < then):
+    def fine_tune(model, tune, evaluate):
+        before, accuracy = keep(model), evaluate(model)
+        tune(model)
+        if worse(evaluate(model), accuracy):
+            model.load_state_dict(before, strict=False)
+        return model
+
+    return fine_tune
+
+
+exercise.mistake(
+    """The comparison is right. But `before` holds the live tensors, which were tuned as well, so nothing comes back:
+    copy them with `copy.deepcopy`."""
+)(tuning(keep=lambda model: model.state_dict()))
+exercise.mistake(
+    """`before` is a copy now, but you keep the worse one: this is an accuracy, and higher is better. Load `before` when
+    it has gone *down*."""
+)(tuning(worse=lambda now, then: now > then))
+exercise.mistake("""When both are equally good, the task asks for the tuned one. Load `before` only when it is
+    worse.""")(tuning(worse=lambda now, then: now <= then))
+exercise.mistake("""The old weights come back always, also when the tuned ones are better. Compare the accuracies.""")(
+    tuning(worse=lambda now, then: True)
+)
+exercise.mistake(
+    """The parameters came back, BatchNorm's statistics did not: they are buffers. Copy the whole `state_dict`."""
+)(tuning(keep=lambda model: {name: one.detach().clone() for name, one in model.named_parameters()}))
+exercise.mistake("""The tuned model comes back always, also when it is worse. Compare, and load `before`.""")(
+    tuning(worse=lambda now, then: False, keep=lambda model: dict(model.eval().state_dict()))
+)
+
+
+def tuned(fine_tune, then, now):
+    """Which model comes back when the accuracies before and after are `then` and `now`, and how often it loads."""
+    model, asked, loads = net(), [], []
+    before, load = tensors(model), model.load_state_dict
+    model.load_state_dict = lambda *args, **kwargs: loads.append(1) or load(*args, **kwargs)
+
+    def tune(one):
+        for number in range(2):
+            train_step(one, seed=number)
+
+    def evaluate(one):
+        asked.append(tensors(one))
+        return [then, now][len(asked) - 1]
+
+    result = fine_tune(model, tune, evaluate).state_dict()
+    states = {"the one before": before, "the tuned one": asked[-1]}
+    same = [name for name, state in states.items() if all(same_bits(result[key], one) for key, one in state.items())]
+    return [*same, f"measured {len(asked)} times", f"loaded {len(loads)} times"]
+
+
+@exercise.probe("the model that comes back for accuracies of 0.9 before and 0.8 after")
+def _(fine_tune):
+    return tuned(fine_tune, 0.9, 0.8)
+
+
+@exercise.probe("the model that comes back for accuracies of 0.8 before and 0.9 after")
+def _(fine_tune):
+    return tuned(fine_tune, 0.8, 0.9)
+
+
+@exercise.probe("the model that comes back when both are 0.9")
+def _(fine_tune):
+    return tuned(fine_tune, 0.9, 0.9)
