@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from course_utils.practice.engine import Exercise
+from course_utils.practice.engine import EXERCISES, Exercise
+from course_utils.practice.questions import Prediction, question
 from course_utils.practice.toys import batch, moved, net, seeded, tensors
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -669,3 +670,74 @@ def _(without_gradient):
 @exercise.probe("the names for a healthy model with one frozen parameter")
 def _(without_gradient):
     return searched(without_gradient, detach=False, frozen=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+def beside_their_own():
+    images = torch.arange(1000.0)[:, None]
+    loader = DataLoader(TensorDataset(images, torch.arange(1000)), batch_size=100, shuffle=True)
+    features = torch.cat([one for one, _ in loader]).flatten()
+    labels = torch.cat([label for _, label in loader])
+    return round((features == labels).float().mean().item(), 2)
+
+
+Prediction(
+    "07.1",
+    """A loader shuffles 1000 images. You take their features in one pass over it, and their labels in a second one.
+    Which share of the features stands beside the label of its own image? (0 to 1)""",
+    beside_their_own,
+    [
+        (0, 0.05, "Hardly any: the second pass has another order. With two classes, half of the labels fit by chance."),
+        (
+            0.05,
+            0.95,
+            """You may think of two classes, where chance makes half of the labels fit. Of the own labels hardly
+         one is left: the second pass has another order.""",
+        ),
+        (0.95, 1, "You believe that a loader gives the same order twice. With `shuffle=True` each pass has its own."),
+    ],
+)
+
+
+def questions_for_sixteen():
+    return max(search(EXERCISES["07.5"].right[0], 16, bad)[1] for bad in range(16))
+
+
+Prediction(
+    "07.5",
+    """One of 16 blocks breaks the training. You search by halves: each training tells whether the fault is in the
+    first or the second half of what is left. How many trainings do you need?""",
+    questions_for_sixteen,
+    [
+        (4, 4, "16, 8, 4, 2, 1: each training halves what is left."),
+        (8, 16, "That is one block after the other. Each training here rules out half of what is left."),
+        (5, 7, "Four are enough: 16, 8, 4, 2, 1. The two ends need no training."),
+        (0, 3, "Three leave two blocks: 16, 8, 4, 2. One more decides."),
+    ],
+)
+
+question(
+    "07",
+    "When may you compute the features once for all epochs?",
+    ("When the backbone is frozen and in eval mode.", True, "Then the same image always gives the same features."),
+    ("When the images are the same in each epoch.", True, "With augmentation, cache several views."),
+    ("When the head is frozen.", False, "The head is what learns from the features."),
+)
+question(
+    "07",
+    "A file of cached features is there. When may you use it?",
+    ("When it can be loaded.", False, "It may come from other weights or other images."),
+    (
+        "When it says that it was made of these weights, images and preprocessing.",
+        True,
+        "Save beside the features what they were made of, and compare.",
+    ),
+    ("When it is newer than the images.", False, "The weights may have changed since."),
+)
+question(
+    "07",
+    "The loss goes down. Which fault may still be there?",
+    ("A `detach()` that cuts the gradient off.", True, "The layers behind it learn, and the loss goes down."),
+    ("A learning rate of 0 for everything.", False, "Then nothing learns, and the loss stays."),
+    ("Labels that belong to other images.", True, "A large head learns them by heart; the validation loss tells."),
+)

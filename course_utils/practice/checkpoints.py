@@ -9,6 +9,7 @@ from torch.optim.lr_scheduler import LinearLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from course_utils.practice.engine import Exercise
+from course_utils.practice.questions import Prediction, question
 from course_utils.practice.toys import Net, answers, batch, net, same_bits, seeded, tensors, train_step
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -820,3 +821,96 @@ def _(train):
         sum(one.double().norm().item() for one in end["model"].values()),
         len(end["optimizer"]["state"]),
     ]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+def rate_built_late():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    scheduler = LinearLR(optimizer, start_factor=0.1, total_iters=8)
+    for _ in range(8):
+        optimizer.step()
+        scheduler.step()
+    late = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    late.load_state_dict(optimizer.state_dict())
+    LinearLR(late, start_factor=0.1, total_iters=8)
+    return round(late.param_groups[0]["lr"], 6)
+
+
+Prediction(
+    "03.2",
+    """`LinearLR(optimizer, start_factor=0.1, total_iters=8)` has raised the learning rate from 0.01 to 0.1, and you
+    save. At the resume you load the optimizer first and build this scheduler after it. What is the learning rate
+    now?""",
+    rate_built_late,
+    [
+        (
+            0.1,
+            0.1,
+            """You believe that building a scheduler changes nothing. This one sets the rate when it is built, to
+         that of a first epoch.""",
+        ),
+        (0.01, 0.01, "The scheduler set the rate of a first epoch over the one that you had restored."),
+        (0, 1, "While it is built, the scheduler sets its first rate: the start factor times 0.1."),
+    ],
+)
+
+
+def times_too_long():
+    x, y = batch(5, 32)
+    norms = []
+    for parts in ([32], [8] * 4):
+        model = seeded(lambda: nn.Linear(4, 2))
+        for one, label in zip(x.split(parts), y.split(parts)):
+            F.cross_entropy(model(one), label).backward()
+        norms.append(model.weight.grad.norm().item())
+    return round(norms[1] / norms[0], 3)
+
+
+Prediction(
+    "03.5",
+    """Four batches of 8 make one step, and you forget to divide the losses. How many times as long is the gradient as
+    that of one batch of 32?""",
+    times_too_long,
+    [
+        (4, 4, "Each `backward()` adds the gradient of a mean over 8, and four means are four times one."),
+        (
+            1,
+            1,
+            """You believe that the mean takes care of it. It does within each batch, and `backward()` then adds up
+         the four.""",
+        ),
+        (8, 8, "The 8 images of a batch are in its mean already. What adds up are the four batches."),
+        (0, 10**6, "Four gradients are added, and each of them is about as long as that of the one large batch."),
+    ],
+)
+
+question(
+    "03",
+    "Which of these does an exact resume need?",
+    ("The optimizer's state.", True, "All of these are needed: each forgotten one makes another training."),
+    ("The state of the random number generators.", True, "Dropout draws from them."),
+    ("The gradients.", False, "Save between two steps of the optimizer: then there are none that count."),
+    ("The losses of the epochs so far.", True, "Early stopping and the best epoch depend on them."),
+)
+question(
+    "03",
+    "In which order does a resume work?",
+    (
+        "Load the optimizer, build the scheduler, load the scheduler",
+        False,
+        "Some schedulers set the learning rate when they are built, over the restored one.",
+    ),
+    ("Build the optimizer and the scheduler, then load both", True, "What is loaded last stays."),
+    ("It does not matter", False, "Building a scheduler may change the learning rate."),
+)
+question(
+    "03",
+    "The order of the images is a function of seed and epoch. What does a resume in the middle of an epoch do?",
+    ("It draws the order again and leaves out what is done.", True, "The same seed and epoch give the same order."),
+    (
+        "It restores the state that the generator has now.",
+        False,
+        "The order was drawn at the start of the epoch, and the generator has moved on since.",
+    ),
+    ("It starts the epoch again.", False, "Then some images are trained on twice."),
+)

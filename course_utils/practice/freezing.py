@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from course_utils.practice.engine import Exercise
+from course_utils.practice.questions import Prediction, question
 from course_utils.practice.toys import Net, batch, moved, net, same_bits, seeded, tensors, train_step
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -716,3 +717,68 @@ def _(train_head):
         optimizer.step()
     pairs = zip(model.classifier.parameters(), expected.classifier.parameters())
     return max((one - other).abs().max().item() for one, other in pairs)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+def moved_in_a_step():
+    model = net()
+    model.features.requires_grad_(False)
+    before = tensors(model)
+    train_step(model)
+    return sum(not same_bits(one, before[name]) for name, one in model.state_dict().items())
+
+
+Prediction(
+    "06.1",
+    """A model has 16 tensors: 8 parameters and 6 BatchNorm buffers in the backbone, 2 parameters in the head. You
+    freeze the backbone with `requires_grad_(False)` and train one step in train mode. How many of the 16 tensors
+    move?""",
+    moved_in_a_step,
+    [
+        (
+            2,
+            2,
+            """You believe that only the head moves. `requires_grad=False` does not stop BatchNorm: its 6 buffers move
+         in each forward pass in train mode.""",
+        ),
+        (8, 8, "The two of the head, and the six buffers of BatchNorm, which no flag stops."),
+        (0, 0, "The head is free, and it learns; and BatchNorm's 6 buffers move as well."),
+        (16, 16, "The 8 frozen parameters stand still. What moves is the head, and BatchNorm's 6 buffers."),
+        (0, 16, "What moves: 2 parameters of the head, and the 6 buffers of the two BatchNorm layers."),
+    ],
+)
+
+Prediction(
+    "06.5",
+    """A model has 10 parameters, 8 of them are frozen. How many entries of its `state_dict` say what is frozen?""",
+    lambda: sum("requires_grad" in name for name in net().state_dict()),
+    [
+        (0, 0, "None: flags are not saved. So the phase of a training belongs in the checkpoint."),
+        (8, 8, "You believe that each frozen tensor remembers it. The file holds numbers, no flags."),
+        (10, 10, "You believe that each parameter brings its flag along. The file holds numbers, no flags."),
+        (0, 100, "A `state_dict` holds tensors by name. `requires_grad` is a flag on a parameter, and is not in it."),
+    ],
+)
+
+question(
+    "06",
+    "What does `requires_grad_(False)` on the backbone stop?",
+    ("The gradients of its parameters.", True, "That is all that it stops."),
+    ("BatchNorm's running statistics.", False, "They move in train mode, whatever the flags: `eval()` stops them."),
+    ("Dropout.", False, "Only `eval()` does."),
+    ("Gradients that pass through to layers before it.", False, "They pass through a frozen layer."),
+)
+question(
+    "06",
+    "Frozen BatchNorm was put into `eval()` once, before the training. What happens?",
+    ("It stays in eval mode.", False, "`model.train()` at the start of the next epoch sets every layer to train mode."),
+    ("The next `model.train()` sets it to train mode again.", True, "So `eval()` comes after every `model.train()`."),
+    ("PyTorch warns.", False, "Nobody says a word."),
+)
+question(
+    "06",
+    "Why give the optimizer only what is free?",
+    ("Else PyTorch raises an error.", False, "It skips a parameter whose gradient is None."),
+    ("An old or zero gradient and weight decay would move the frozen ones.", True, "A zero gradient is a gradient."),
+    ("It makes the checkpoint smaller.", True, "Adam keeps averages only of what it has moved."),
+)

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from course_utils.checkpoints import CheckpointFolder, Training, weights_sha256
-from course_utils.practice.engine import Exercise
+from course_utils.practice.engine import EXERCISES, Exercise
+from course_utils.practice.questions import Prediction, question
 from course_utils.practice.toys import batch, seeded
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -770,3 +771,69 @@ def _(to_delete):
 @exercise.probe("the same with keep=1, and with keep=9")
 def _(to_delete):
     return [sorted(to_delete(list(FILES), "step_8.pt", keep)) for keep in (1, 9)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+def bytes_left():
+    Path("last.pt").write_bytes(bytes(1_000_000))
+    with open("last.pt", "wb"):
+        return os.path.getsize("last.pt")
+
+
+Prediction(
+    "04.1",
+    """`last.pt` holds a checkpoint of 1,000,000 bytes. A new save has called `open("last.pt", "wb")`, and not one
+    byte is written yet. How many bytes of the old checkpoint are still in the file?""",
+    bytes_left,
+    [
+        (0, 0, "Opening a file for writing empties it at once. From here on a kill leaves nothing."),
+        (1, 999_999, "Nothing is kept: opening for writing empties the file at once."),
+        (
+            1_000_000,
+            1_000_000,
+            """You believe that the old bytes stay until new ones come. Opening for writing empties
+         the file at once, so write to another name.""",
+        ),
+    ],
+)
+
+
+def files_kept():
+    names = [f"step_{number}.pt" for number in range(1, 101)]
+    return len(names) - len(EXERCISES["04.6"].right[0](names, "step_40.pt", 2))
+
+
+Prediction(
+    "04.6",
+    """100 epochs were saved, the 40th was the best. The folder keeps the newest two and the best. How many checkpoints
+    are there in the end?""",
+    files_kept,
+    [
+        (3, 3, "The newest two, to go on from, and the best, to use."),
+        (2, 2, "The best is neither of the newest two here, and it is the one that you will use: it stays as well."),
+        (1, 1, "One is not enough: when the newest is damaged, the training goes on from the one before."),
+        (0, 100, "All but three may go: the newest two, and the best."),
+    ],
+)
+
+question(
+    "04",
+    "Why write a checkpoint aside first, and rename it then?",
+    ("It is faster.", False, "It costs a little more: it waits for the disk."),
+    ("The name never leads to half a file.", True, "A rename within one folder happens in one instant."),
+    ("The old file stays whole if the save dies.", True, "It is touched only by the rename."),
+)
+question(
+    "04",
+    "What does `os.fsync` do?",
+    ("It compares the file with the memory.", False, "It compares nothing. `testzip` does, with the checksums."),
+    ("It waits until the bytes are on the disk.", True, "Against power cuts: a kill alone would not lose them."),
+    ("It renames the file.", False, "That is `os.replace`."),
+)
+question(
+    "04",
+    "What can a training do about SIGKILL?",
+    ("Catch it and save.", False, "Nobody can catch SIGKILL. SIGTERM and Ctrl-C can be caught."),
+    ("Nothing at that moment: what was saved before counts.", True, "So save often enough, and never half a file."),
+    ("Run its `finally`.", False, "No line of the program runs any more."),
+)

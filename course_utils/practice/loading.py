@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from course_utils.practice.engine import Exercise
+from course_utils.practice.questions import Prediction, question
 from course_utils.practice.toys import Net, answers, batch, moved, net, tensors
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -740,3 +741,93 @@ def _(accuracy):
 @exercise.probe("the mode of a model that came in eval mode")
 def _(accuracy):
     return mode_after(accuracy, False)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+def errors_of_flipped_bits():
+    """How many of four files with one flipped bit `torch.load` refuses."""
+    refused = 0
+    for place in range(4):
+        weights = torch.arange(100.0)
+        torch.save({"weights": weights}, "state.pt")
+        content = bytearray(Path("state.pt").read_bytes())
+        content[content.index(weights.numpy().tobytes()) + 100 * place + 3] ^= 64
+        Path("state.pt").write_bytes(content)
+        refused += attempt(lambda: torch.load("state.pt", weights_only=True)) == "an error"
+    return refused
+
+
+Prediction(
+    "02.5",
+    """Four files with weights, and in each a single bit of a weight has flipped. How many of the four does `torch.load`
+    refuse?""",
+    errors_of_flipped_bits,
+    [
+        (0, 0, "None. The checksums are in the file, and `torch.load` does not look at them."),
+        (
+            1,
+            3,
+            """You expect some bits to matter more. `torch.load` does not compare the checksums at all, so it takes
+         every one of them.""",
+        ),
+        (
+            4,
+            4,
+            """You believe that `torch.load` checks what it reads. The checksums are in the file, but only `testzip`
+         compares them.""",
+        ),
+    ],
+)
+
+
+def moved_by_predicting():
+    model = net().train()
+    then = tensors(model)
+    with torch.no_grad():
+        model(batch(9)[0])
+    return len(moved(model, then))
+
+
+Prediction(
+    "02.6",
+    """A model has 10 parameters and 6 buffers of BatchNorm. It is in train mode, and you only predict, in
+    `with torch.no_grad():`. How many of these 16 tensors change?""",
+    moved_by_predicting,
+    [
+        (
+            0,
+            0,
+            """You believe that `no_grad` protects the model. It stops gradients only: in train mode BatchNorm updates
+         its statistics in every forward pass.""",
+        ),
+        (1, 5, "You are close: each of the two BatchNorm layers has three buffers, and all of them move."),
+        (6, 6, "All buffers of BatchNorm, and no parameter: mean, variance and counter, in both layers."),
+        (7, 16, "You expect the parameters to move. They move in `optimizer.step()`, and there was none."),
+    ],
+)
+
+question(
+    "02",
+    "`load_state_dict` says: all keys matched. What do you know?",
+    ("Every name of the model had a tensor of its shape.", True, "Names and shapes, nothing else."),
+    ("The weights are the right ones.", False, "Values are not compared: look at a few predictions."),
+    ("The model is ready to predict.", False, "It is still in train mode: call `eval()`."),
+)
+question(
+    "02",
+    "What does `strict=False` forgive?",
+    ("Missing names.", True, "It forgives names, missing and unexpected ones, and returns the lists of them."),
+    ("Unexpected names.", True, "They are listed in `unexpected_keys`."),
+    ("Another shape.", False, "A wrong shape raises an error all the same."),
+)
+question(
+    "02",
+    "A stranger sends you a file of weights. What is safe?",
+    ("`torch.load(path)` with PyTorch 2.10 or newer", True, "`weights_only=True` is the default, without known holes."),
+    ("`torch.load(path, weights_only=False)`", False, "It runs whatever the file says."),
+    (
+        "To compare the CRC first, and then load with `weights_only=False`",
+        False,
+        "A CRC finds accidents. An attacker writes a new one.",
+    ),
+)

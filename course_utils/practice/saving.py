@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from course_utils.practice.engine import Exercise
+from course_utils.practice.questions import Prediction, question
 from course_utils.practice.toys import Net, answers, batch, moved, net, same_bits, seeded, tensors, train_step
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -706,3 +707,83 @@ def _(train):
 @exercise.probe("how often the weights are kept, for the losses 0.5, 0.3, 0.4")
 def _(train):
     return kept_epoch(train, [0.5, 0.3, 0.4])[3]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+def aliases():
+    model = net()
+    best = model.state_dict()
+    train_step(model)
+    return sum(torch.equal(one, best[name]) for name, one in model.state_dict().items())
+
+
+Prediction(
+    "01.1",
+    """A small model has 16 tensors. You write `best = model.state_dict()` and train one more step. How many of the 16
+    tensors in `best` are now those of the trained model?""",
+    aliases,
+    [
+        (16, 16, "All of them: `state_dict()` copies nothing, so `best` follows the training."),
+        (
+            1,
+            15,
+            """You expect a part to follow, perhaps only the parameters or only the buffers. `state_dict()` copies
+            nothing: every tensor in it is the live one.""",
+        ),
+        (
+            0,
+            0,
+            """You believe that `state_dict()` makes a copy. It gives the live tensors under their names, and all of
+            them followed.""",
+        ),
+    ],
+)
+
+
+def kilobytes_of_a_window():
+    table = torch.zeros(1_000_000)
+    torch.save(table[:10], "rows.pt")
+    return round(os.path.getsize("rows.pt") / 1000)
+
+
+Prediction(
+    "01.4",
+    """A table has 1,000,000 numbers of 4 bytes. You save its first ten: `torch.save(table[:10], path)`. How many
+    kilobytes has the file?""",
+    kilobytes_of_a_window,
+    [
+        (
+            0,
+            100,
+            """You believe that it writes what you see, ten numbers. It writes the memory behind them, and a slice
+         is a window on the memory of the whole table.""",
+        ),
+        (100, 3900, "You expect compression. `torch.save` writes the raw bytes of the whole memory behind a tensor."),
+        (3900, 4100, "The whole memory behind the slice is in the file, because a slice is only a window on it."),
+        (4100, 10**9, "It writes the raw bytes, 4 for each number, and hardly anything more."),
+    ],
+)
+
+question(
+    "01",
+    "What is in a `state_dict`?",
+    ("The parameters.", True, "Parameters and buffers, by their names: that is all."),
+    ("BatchNorm's running statistics.", True, "They are buffers."),
+    ("The probability of a dropout.", False, "That is a setting, not a tensor: write it down beside the weights."),
+    ("The code of the model.", False, "No code is in it: whoever loads it needs the class."),
+)
+question(
+    "01",
+    "Which of these keeps the weights as they are now?",
+    ("`best = model.state_dict()`", False, "These are the live tensors, and they follow the training."),
+    ("`best = dict(model.state_dict())`", False, "A new dictionary with the same live tensors in it."),
+    ("`best = copy.deepcopy(model.state_dict())`", True, "It copies the tensors as well."),
+    ("`torch.save(model.state_dict(), path)`", True, "A file does not follow the training."),
+)
+question(
+    "01",
+    "What is wrong with `torch.save(model, path)`?",
+    ("The file holds no weights.", False, "It holds them. It also holds the address of the class."),
+    ("It works only while the class stays where it is.", True, "The address of the class is in it, not its code."),
+    ("Whoever loads it runs what the file says.", True, "A pickled object may call any function."),
+)

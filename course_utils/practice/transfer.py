@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from course_utils.models import EfficientNet_Lite0_Weights
 from course_utils.practice.engine import Exercise
+from course_utils.practice.questions import Prediction, question
 from course_utils.practice.toys import batch, moved, net, same_bits, tensors, train_step
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -603,3 +604,76 @@ def _(fine_tune):
 @exercise.probe("the model that comes back when both are 0.9")
 def _(fine_tune):
     return tuned(fine_tune, 0.9, 0.9)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+Prediction(
+    "05.1",
+    """A backbone gives 1280 features. You put a new linear head for two classes on it. How many parameters has this
+    head?""",
+    lambda: sum(one.numel() for one in nn.Linear(1280, 2).parameters()),
+    [
+        (2562, 2562, "A weight for each feature and class, and a bias for each class."),
+        (2560, 2560, "You have counted the weights. Each class has a bias as well: two more."),
+        (1280, 1281, "That is one output. Two classes have two logits here, each with its own 1280 weights."),
+        (0, 10**9, "1280 features times 2 classes are 2560 weights, and 2 biases."),
+    ],
+)
+
+
+def errors_of_wrong_ranges():
+    """Pixels from 0 to 255, from 0 to 1, half the size, grey repeated three times, into a small convolution."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    images = [255 * torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 32), torch.randn(1, 3, 16, 16)]
+    images.append(torch.randn(1, 1, 32, 32).repeat(1, 3, 1, 1))
+    errors = 0
+    for one in images:
+        try:
+            model(one)
+        except Exception:
+            errors += 1
+    return errors
+
+
+Prediction(
+    "05.3",
+    """A model gets images in four wrong ways: pixels from 0 to 255, from 0 to 1, half the size, and grey instead of
+    coloured. In how many of the four does PyTorch raise an error?""",
+    errors_of_wrong_ranges,
+    [
+        (0, 0, "In none. Shapes fit, and numbers are numbers: only the answers get worse."),
+        (
+            1,
+            3,
+            """You expect at least the other size to fail. Convolutions and the pooling before the head take any size,
+         and nobody looks at the range.""",
+        ),
+        (4, 4, "You believe that a model knows its input. It only multiplies: nothing in it knows the right range."),
+    ],
+)
+
+question(
+    "05",
+    "Why replace the head, and not train the old one on?",
+    ("PyTorch refuses labels for other classes.", False, "It takes label 0 for the old class 0, without an error."),
+    ("Its rows belong to other classes.", True, "A new row for each of your classes has no such past."),
+    (
+        "A layer behind the old one could express more.",
+        False,
+        "Two linear layers in a row are one linear layer: it only costs more.",
+    ),
+)
+question(
+    "05",
+    "Where does the preprocessing come from?",
+    ("From the weights.", True, "They were trained with it; `weights.transforms()` brings it."),
+    ("It is the same for all ImageNet models.", False, "Mean, size and crop differ, and no error tells you."),
+    ("From your own images' mean.", False, "The weights know the range they were trained on, not yours."),
+)
+question(
+    "05",
+    "You fine-tune. Which is true?",
+    ("The backbone gets a lower learning rate than the head.", True, "It is good already, the head is new."),
+    ("Fine-tuning never makes a model worse.", False, "A high rate destroys it: measure before and after."),
+    ("Train the head first.", True, "Then the first gradients are not those of a random head."),
+)
