@@ -128,7 +128,8 @@ def _whole_lines(log: list[str]) -> list[str]:
         if line.endswith(" <unfinished ...>"):
             begun[thread] = line.removesuffix(" <unfinished ...>")
         elif thread in begun:
-            lines.append(begun.pop(thread) + re.sub(r"^\d+ +(<\.\.\. \w+ resumed>)?", "", line))
+            rest = re.sub(r"^\d+ +(<\.\.\. \w+ resumed>)?", "", line)
+            lines.append(begun.pop(thread) + re.sub(r"\) += ", ") = ", rest))
         else:
             lines.append(line)
     return lines + list(begun.values())
