@@ -64,7 +64,7 @@ def cache_features(
         if not labels:
             fast = fast_copy(backbone, _noise(batch)).to(device)
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            found = fast(batch.to(device, non_blocking=True)).flatten(1).float().cpu()
+            found = fast(batch.to(device, non_blocking=batch.is_pinned())).flatten(1).float().cpu()
         if not labels:  # room for all at once: joining them at the end would need the room twice
             features = torch.empty(len(images), found.shape[1])
         features[len(labels) :][: len(found)] = found

@@ -24,8 +24,11 @@ def in_kaggle() -> bool:
 
 
 def get_device() -> torch.device:
-    """The GPU if PyTorch sees one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU if PyTorch sees one that works, else the CPU: "cuda" for NVIDIA and AMD, "mps" on a Mac, "xpu" for Intel.
+
+    Source: https://docs.pytorch.org/docs/stable/accelerator.html
+    """
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 @cache

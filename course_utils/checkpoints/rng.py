@@ -14,40 +14,45 @@ NO_GENERATOR_IN = (str, bytes, int, float, complex, type(None), type, types.Modu
 
 
 @functools.cache
-def _gpus() -> int:
-    """Asked once: PyTorch's look costs more than all generators of the CPU, and this is noted after each step."""
-    return torch.cuda.device_count()
+def _gpus() -> tuple[int, int]:
+    """How many of NVIDIA or AMD, and of a Mac.
+
+    Asked once: PyTorch's look costs more than all generators of the CPU, and this is noted after each step.
+    """
+    return torch.cuda.device_count(), int(torch.backends.mps.is_available())
 
 
 def rng_state() -> dict:
     """The random number generators that a training consumes, as tensors and plain Python objects."""
     name, keys, position, has_gauss, cached = np.random.get_state()
-    return {
+    nvidia, mac = _gpus()
+    state = {
         "python": random.getstate(),
         "numpy": [name, keys.tolist(), int(position), int(has_gauss), float(cached)],
         "torch": torch.get_rng_state(),
-        "cuda": [
-            torch.cuda.get_rng_state(number) for number in range(_gpus())
-        ],  # one tensor a GPU; an empty list without one
+        "cuda": [torch.cuda.get_rng_state(number) for number in range(nvidia)],  # one tensor a GPU
     }
+    return state | ({"mps": torch.mps.get_rng_state()} if mac else {})
 
 
 def restore_rng(state: dict) -> None:
     """Put the generators back to what `rng_state` returned.
 
-    With another number of GPUs, theirs stay as they are, and a warning says so.
+    With other GPUs, theirs stay as they are, and a warning says so.
     """
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     np.random.set_state(tuple(state["numpy"]))
     torch.set_rng_state(state["torch"].cpu())
-    then, now = len(state["cuda"]), _gpus()
+    then, now = (len(state["cuda"]), int("mps" in state)), _gpus()
     if then == now:
         torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
+        if "mps" in state:
+            torch.mps.set_rng_state(state["mps"].cpu())
     else:
         warnings.warn(
-            f"The random numbers of {then} GPUs were saved, and here are {now}: a training that used a GPU or will use "
-            f"one goes on correctly, but not exactly.",
+            f"The random numbers of {sum(then)} GPUs were saved, and here are {sum(now)}: a training that used a GPU "
+            f"or will use one goes on correctly, but not exactly.",
             stacklevel=2,
         )
 
