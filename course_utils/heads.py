@@ -1,4 +1,4 @@
-"""The head of a model: find it, and put a new one in its place. Source: notebook 04."""
+"""The head of a model: find it, and put a new one in its place. Source: notebook 05."""
 
 from numbers import Integral
 

@@ -98,7 +98,7 @@ def kept_dir() -> Path | None:
 def drive_dir() -> Path | None:
     """A folder on Google Drive for what must outlive the Colab VM; None outside Colab or when Drive is refused.
 
-    Source: notebook 03, section "Colab".
+    Source: notebook 04, section "Colab and Kaggle".
     """
     if not in_colab():
         return None

@@ -1,4 +1,4 @@
-"""One epoch, evaluation, and fit with early stopping and checkpoints. Source: notebooks 01 (loop) and 03 (resume)."""
+"""One epoch, evaluation, and fit with early stopping and checkpoints. Source: notebooks 01 (loop) and 04 (`fit`)."""
 
 import inspect
 import warnings
@@ -125,7 +125,7 @@ def fit(
     given the model after each step. verbose: print a line an epoch.
     With a folder, SIGTERM and Ctrl-C save what is done and raise Stopped, a KeyboardInterrupt.
     Raises ValueError for arguments that do not go together, CheckpointError when a checkpoint cannot be saved or
-    belongs to another training. Source: notebook 03.
+    belongs to another training. Source: notebook 04, section "The loop, finished".
     """
     unfreeze_at, parts = unfreeze_at or {}, parts or {}
     _check_arguments(folder, patience, resume, save_every)

@@ -1,6 +1,6 @@
 """Facts of models, optimizers, schedulers and data, {name: plain value}, to tell one training from another.
 
-Source: notebook 03.
+Source: notebook 04.
 """
 
 import copy
