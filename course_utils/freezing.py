@@ -80,7 +80,7 @@ def _hold_what_is_frozen(module: nn.Module, around: bool) -> None:
 
 
 def _keep_state(module: nn.Module, frozen: bool) -> None:
-    """For what eval mode does not hold still: observers, and InstanceNorm, whose statistics PyTorch 2.9 rounds anew."""
+    """For what eval mode does not hold still: observers, and InstanceNorm: PyTorch 2.10 rounds its statistics anew."""
     for handle in vars(module).pop("held_by", ()):
         handle.remove()
     if frozen:

@@ -55,7 +55,7 @@ def mac(monkeypatch):
     """A Mac whose GPU has a random generator of one number."""
     generator = SimpleNamespace(state=torch.tensor([7], dtype=torch.uint8))
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("mps"))
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "device_count", lambda: 1)
     monkeypatch.setattr(torch.mps, "get_rng_state", lambda: generator.state.clone())
     monkeypatch.setattr(torch.mps, "set_rng_state", lambda state: setattr(generator, "state", state))
     rng._gpus.cache_clear()
@@ -128,7 +128,20 @@ def test_the_random_numbers_of_a_mac_are_in_a_checkpoint(mac):
 
 def test_a_checkpoint_of_a_mac_goes_on_elsewhere_with_a_warning(mac, monkeypatch):
     state = rng_state()
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.mps, "device_count", lambda: 0)
     rng._gpus.cache_clear()
     with pytest.warns(UserWarning, match="of 1 GPUs were saved, and here are 0"):
         restore_rng(state)
+
+
+def test_the_random_numbers_of_two_gpus_of_intel_are_in_a_checkpoint(monkeypatch):
+    seeds = {0: torch.tensor([3], dtype=torch.uint8), 1: torch.tensor([4], dtype=torch.uint8)}
+    monkeypatch.setattr(torch.xpu, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.xpu, "get_rng_state", lambda number: seeds[number])
+    monkeypatch.setattr(torch.xpu, "set_rng_state", lambda state, number: seeds.update({number: state}))
+    rng._gpus.cache_clear()
+    state = rng_state()
+    seeds.clear()
+    restore_rng(state)
+    rng._gpus.cache_clear()
+    assert {number: state.item() for number, state in seeds.items()} == {0: 3, 1: 4}
