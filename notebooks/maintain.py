@@ -36,7 +36,9 @@ def files_with_links() -> list[Path]:
 
 def badges(name: str) -> str:
     """The links that open NAME.ipynb in Colab and in Kaggle, as Markdown."""
-    repository = re.search(r'Repository = "https://github\.com/([^"]+)"', (ROOT / "pyproject.toml").read_text())[1]
+    repository = re.search(r'Repository = "https://github\.com/([^"]+)"', (ROOT / "pyproject.toml").read_text("utf-8"))[
+        1
+    ]
     file = f"{repository}/blob/main/notebooks/{name}.ipynb"
     colab = (
         f"https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/{file}"

@@ -1,4 +1,4 @@
-"""Files written whole and for good, or not at all. Source: notebook 03, section "A save that dies half-way"."""
+"""Files written whole and for good, or not at all. Source: notebook 04, section "A save that dies half-way"."""
 
 import errno
 import filecmp

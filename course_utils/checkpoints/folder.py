@@ -1,4 +1,4 @@
-"""A folder that keeps the latest and the best checkpoints, falls back, and has a mirror. Source: notebook 03."""
+"""A folder that keeps the latest and the best checkpoints, falls back, and has a mirror. Source: notebook 04."""
 
 import operator
 import re

@@ -1,4 +1,4 @@
-"""A checkpoint copied in memory, so that a training can go on while the copy is written. Source: notebook 03."""
+"""A checkpoint copied in memory, so that a training can go on while the copy is written. Source: notebook 04."""
 
 import ctypes
 from collections.abc import Iterator
