@@ -3,6 +3,7 @@
 python notebooks/maintain.py run [NOTEBOOK.ipynb …]     all of them by default; use `make notebooks`
 python notebooks/maintain.py badges OWNER/NAME          use `make badges REPO=owner/name`
 python notebooks/maintain.py openings                   write the badges and the set-up cell into every notebook
+python notebooks/maintain.py practice                   write the practice notebooks from their exercises, run
 python notebooks/maintain.py times [NOTEBOOK.ipynb …]   how long they take to read, and how much of what they print is
                                                         a bare True or False
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 
 NOTEBOOKS = Path(__file__).resolve().parent
 ROOT = NOTEBOOKS.parent
+PRACTICE = NOTEBOOKS / "practice"
 SET_UP_CELL = NOTEBOOKS / "set_up_cell.py"  # the same one is in every notebook
 # Where the repository's address stands: a badge, the set-up cell, pyproject.toml.
 LINK = re.compile(
@@ -31,7 +33,8 @@ METADATA = {
 
 def files_with_links() -> list[Path]:
     """Every file that names the repository's address."""
-    return [ROOT / "pyproject.toml", ROOT / "README.md", SET_UP_CELL, *sorted(NOTEBOOKS.glob("*.ipynb"))]
+    notebooks = [*sorted(NOTEBOOKS.glob("*.ipynb")), *sorted(PRACTICE.glob("*.ipynb"))]
+    return [ROOT / "pyproject.toml", ROOT / "README.md", SET_UP_CELL, *notebooks]
 
 
 def badges(name: str) -> str:
@@ -153,6 +156,11 @@ if __name__ == "__main__":
             point_links_at(repository)
         case ["openings"]:
             write_openings()
+        case ["practice"]:
+            from practice_notebooks import written
+
+            for path in written(PRACTICE):
+                run(path)
         case ["times", *paths]:
             print_times([*map(Path, paths)] or sorted(NOTEBOOKS.glob("*.ipynb")))
         case _:

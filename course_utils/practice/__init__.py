@@ -14,12 +14,12 @@ from course_utils.practice.questions import QUIZZES as QUIZZES
 from course_utils.practice.questions import predict as predict
 from course_utils.practice.questions import quiz as quiz
 
-LESSONS = {
-    "01": saving,
-    "02": loading,
-    "03": checkpoints,
-    "04": interrupted,
-    "05": transfer,
-    "06": freezing,
-    "07": backbones,
+LESSONS = {  # the notebooks that they are written into
+    "01_saving_models": saving,
+    "02_loading_models": loading,
+    "03_checkpoints": checkpoints,
+    "04_interrupted_trainings": interrupted,
+    "05_transfer_learning": transfer,
+    "06_freezing_layers": freezing,
+    "07_frozen_backbones": backbones,
 }

@@ -23,7 +23,8 @@ exercise = Exercise(
 
 
 @exercise.start
-def freeze(model): ...
+def freeze(model):
+    pass
 
 
 @exercise.answer
@@ -357,7 +358,8 @@ exercise = Exercise(
 
 
 @exercise.start
-def unfreeze(model, optimizer, rate): ...
+def unfreeze(model, optimizer, rate):
+    pass
 
 
 @exercise.answer
