@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import difflib
 from collections.abc import Iterator
 from functools import partial
 
@@ -100,3 +101,11 @@ def _put(field, place, new, node) -> None:
 
 def _swap(place: int, items: list) -> None:
     items[place], items[place + 1] = items[place + 1], items[place]
+
+
+def edit(source: str, mutation: str) -> str:
+    """What a mutation changes, in one line: "model.train() → pass"; what moved down stands on both sides."""
+    before = ast.unparse(ast.parse(source)).splitlines()
+    lines = [line for line in difflib.ndiff(before, mutation.splitlines()) if line[0] in "+-"]
+    sides = [" ".join(line[2:].strip() for line in lines if line[0] == sign) for sign in "-+"]
+    return f"{sides[0]} → {sides[1]}"

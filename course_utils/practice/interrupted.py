@@ -435,10 +435,10 @@ def _(train):
     return len(life(train, "run", 2)[1])
 
 
-@exercise.probe("the weights after a stop at 1 of 2 epochs, compared with a training without a stop")
+@exercise.probe("the weights after a stop at 1 of 3 epochs, compared with a training without a stop")
 def _(train):
     life(train, "run", 1)
-    resumed, straight = life(train, "run", 2)[0], life(around(), "lesson", 2)[0]
+    resumed, straight = life(train, "run", 3)[0], life(around(), "lesson", 3)[0]
     return (
         "the same bits" if weights_sha256(resumed.state_dict()) == weights_sha256(straight.state_dict()) else "others"
     )

@@ -1,0 +1,19 @@
+"""python -m course_utils.practice                 what you have done, from the file beside the practice notebooks
+python -m course_utils.practice collect FOLDER     for teachers: which mistakes were made in the notebooks of a folder
+"""
+
+import sys
+from pathlib import Path
+
+from course_utils.practice import EXERCISES, LESSONS, PREDICTIONS, progress
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case []:
+            places = [Path(), Path("practice"), Path("notebooks/practice")]
+            done = next((found for found in map(progress.read, places) if found), [])
+            print(progress.listed(done, list(LESSONS), EXERCISES, PREDICTIONS))
+        case ["collect", folder]:
+            print(progress.collected(Path(folder), EXERCISES))
+        case _:
+            sys.exit(__doc__)
