@@ -54,6 +54,15 @@ def test_a_wide_curve_has_no_markers(drawn):
     assert [line.get_marker() for line in drawn[0].axes[0].get_lines()] == ["", "s"]
 
 
+def test_the_best_epoch_and_guessing_are_marked(drawn):
+    plot_history({"a": history(0.9, 0.4, 0.6)}, best=2, guessing=0.5)
+    _, ring, line = drawn[0].axes[0].get_lines()
+    assert (list(ring.get_xdata()), list(ring.get_ydata())) == ([2], [0.4])
+    assert set(line.get_ydata()) == {0.5}
+    labels = [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()]
+    assert labels == ["a", "best epoch", "guessing"]
+
+
 @pytest.mark.parametrize("value", NOT_FINITE)
 def test_a_value_that_is_no_number_leaves_a_gap(drawn, value):
     plot_history({"diverged": history(0.5, value, 0.6), "from the start": history(value)})
