@@ -17,7 +17,10 @@ HOW = """**How it works.** Each task has a cell with a function to write. Run it
 small models and tells you what it does: right, or which mistake it looks like and what to do. Nothing of your code is
 read, so solve it your own way. Guess first where a question asks for a guess. Hints and solutions open with a click.
 
-**You need** lesson [{title}](../{stem}.ipynb). **Time**: about {minutes} minutes."""
+**You need** lesson [{title}](../{stem}.ipynb). **Time**: about {minutes} minutes.
+
+**Words**: {words}."""
+GLOSSARY = maintain.ROOT / "docs" / "glossary.md"
 
 
 def written(folder: Path) -> list[Path]:
@@ -48,12 +51,19 @@ def opening(stem: str, exercises: list[Exercise]) -> list:
         "You have read about the accidents of this lesson. Here you cause them, find them and mend them yourself, and "
         "each answer says why it is right or wrong."
     )
-    how = HOW.format(title=title, stem=stem, minutes=6 * len(exercises))
+    how = HOW.format(title=title, stem=stem, minutes=6 * len(exercises), words=", ".join(words(stem)))
     return [
         text("opening-title", f"# Practice {title}\n\n{maintain.badges(f'practice/{stem}')}\n\n{why}"),
         text("opening-how", how),
         code("opening-set-up", maintain.SET_UP_CELL.read_text(encoding="utf-8").strip(), HIDDEN),
     ]
+
+
+def words(stem: str) -> list[str]:
+    """Links to the words of the glossary that this lesson brings or that are practised here."""
+    entries = GLOSSARY.read_text(encoding="utf-8").split("\n## ")[1:]
+    found = [entry.splitlines()[0] for entry in entries if f"/{stem}.ipynb)" in entry]
+    return [f"[{word}](../../docs/glossary.md#{word.lower().replace(' ', '-')})" for word in found]
 
 
 def imports(module: ModuleType, exercises: list[Exercise]) -> nbformat.NotebookNode:
