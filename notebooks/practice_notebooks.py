@@ -20,6 +20,11 @@ read, so solve it your own way. Guess first where a question asks for a guess. H
 **You need** lesson [{title}](../{stem}.ipynb). **Time**: about {minutes} minutes.
 
 **Words**: {words}."""
+END = "What you have done: `python -m course_utils.practice` in this folder lists it."
+CAPSTONE = """## The capstone
+
+An empty folder, 100 images, three kills: `python -m course_utils.practice capstone` says what to do, and
+`python -m course_utils.practice capstone FOLDER` judges what you have written."""
 GLOSSARY = maintain.ROOT / "docs" / "glossary.md"
 
 
@@ -110,7 +115,7 @@ def quiz_cells(lesson: str, solved: bool) -> list:
     return [
         text(f"quiz-{lesson}-text", "\n\n".join(lines)),
         code(f"quiz-{lesson}-code", "quiz({})".format(", ".join(f'"{one}"' for one in [lesson, *letters]))),
-        text(f"quiz-{lesson}-end", "What you have done: `python -m course_utils.practice` in this folder lists it."),
+        text(f"quiz-{lesson}-end", END if lesson < max(LESSONS)[:2] else f"{END}\n\n{CAPSTONE}"),
     ]
 
 

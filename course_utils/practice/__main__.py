@@ -1,11 +1,12 @@
 """python -m course_utils.practice                 what you have done, from the file beside the practice notebooks
 python -m course_utils.practice collect FOLDER     for teachers: which mistakes were made in the notebooks of a folder
+python -m course_utils.practice capstone [FOLDER]  the project at the end of the series: what to do; judges the folder
 """
 
 import sys
 from pathlib import Path
 
-from course_utils.practice import EXERCISES, LESSONS, PREDICTIONS, progress
+from course_utils.practice import EXERCISES, LESSONS, PREDICTIONS, capstone, progress
 
 if __name__ == "__main__":
     match sys.argv[1:]:
@@ -15,5 +16,9 @@ if __name__ == "__main__":
             print(progress.listed(done, list(LESSONS), EXERCISES, PREDICTIONS))
         case ["collect", folder]:
             print(progress.collected(Path(folder), EXERCISES))
+        case ["capstone"]:
+            print(capstone.__doc__)
+        case ["capstone", folder]:
+            sys.exit(capstone.main(folder))
         case _:
             sys.exit(__doc__)
