@@ -6,12 +6,12 @@ BIN = $(VENV)/bin
 # The notebooks are compared with what they print for drawn images and one thread.
 COMPARED = COURSE_DATA=drawn OMP_NUM_THREADS=1
 # The long ones first, so that the two processes end at about the same time.
-LONG = $(wildcard notebooks/0[345]*.ipynb)
+LONG = $(wildcard notebooks/0[3-7]*.ipynb)
 NBVAL = $(BIN)/python -m pytest --nbval $(LONG) $(filter-out $(LONG),$(wildcard notebooks/*.ipynb)) \
 	-p no:cacheprovider -n 2 --dist loadscope --no-loadscope-reorder --nbval-cell-timeout 300
 
 .PHONY: lab test bench benchmark faults test-browser test-floors test-gpu test-notebooks test-other-cpu test-two-threads
-.PHONY: notebooks badges lint
+.PHONY: notebooks badges openings times lint
 
 lab: $(VENV)/ready          ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
@@ -54,6 +54,12 @@ bench: drawn                ## how fast the course's ways are, against the tutor
 
 badges:                     ## point every link at a fork: make badges REPO=owner/name
 	$(PYTHON) notebooks/maintain.py badges $(REPO)
+
+openings: $(VENV)/ready      ## write the badges and the set-up cell into every notebook
+	$(BIN)/python notebooks/maintain.py openings
+
+times: $(VENV)/ready         ## count how long each notebook takes to read, and how much of what it prints is True or False
+	$(BIN)/python notebooks/maintain.py times
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

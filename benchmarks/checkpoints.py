@@ -13,7 +13,7 @@ times as much. So before each run, more memory than it needs is used and freed.
 - durable save: `save_checkpoint` against `open`, `write` of as many random bytes, `flush`, `os.fsync`, both to a new
   file. `torch.save` without fsync is shown for orientation: its bytes are still in memory when it returns.
 - epoch that is the best so far: `CheckpointFolder.save(…, new_metrics=True)` of a next step with a better metric: the
-  the file gets two names, and the best one before it goes; against the same write and fsync.
+  file gets two names, and the best one before it goes; against the same write and fsync.
 - verified load: `load_checkpoint` against `torch.load(weights_only=True)`, of a file that is in the page cache, and of
   one whose pages were dropped, so that it is read from the disk.
 - background save: how long `CheckpointFolder(background=True).save` holds the training up, against the durable save in

@@ -1,4 +1,4 @@
-"""Features of a frozen backbone: computed once, by a faster copy of it, and kept in a file. Source: notebook 05."""
+"""Features of a frozen backbone: computed once, by a faster copy of it, and kept in a file. Source: notebook 07."""
 
 import hashlib
 import warnings
@@ -46,7 +46,7 @@ def cache_features(
     Raises ValueError for a dataset without images and for negative views; with a file, also for a dataset that has no
     `fingerprint` or draws its images at random (its features are others each time). Raises CheckpointError when
     `file` holds something else than features, which stays there, and when it cannot be written.
-    Source: notebook 05, section "One forward pass is enough".
+    Source: notebook 07, section "One forward pass is enough".
     """
     if not len(dataset) or views < 0:
         raise ValueError(f"{len(dataset)} images and views={views} give no features: take images, and views >= 0.")
@@ -64,7 +64,7 @@ def cache_features(
         if not labels:
             fast = fast_copy(backbone, _noise(batch)).to(device)
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            found = fast(batch.to(device, non_blocking=True)).flatten(1).float().cpu()
+            found = fast(batch.to(device, non_blocking=batch.is_pinned())).flatten(1).float().cpu()
         if not labels:  # room for all at once: joining them at the end would need the room twice
             features = torch.empty(len(images), found.shape[1])
         features[len(labels) :][: len(found)] = found

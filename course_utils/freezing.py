@@ -1,4 +1,4 @@
-"""Freeze, unfreeze, parameter groups, frozen statistics. Source: notebook 05.
+"""Freeze, unfreeze, parameter groups, frozen statistics. Source: notebook 06.
 
 Cached features, `cache_features` and `fast_copy`, stand in features.py, and are handed on here.
 """
@@ -56,7 +56,7 @@ def train_mode(model: nn.Module) -> nn.Module:
     not heed eval mode; theirs is put back after each pass.
     Dropout layers in a frozen part stay on, as `model.train()` sets them: they have no state, and the head may want
     the noise. Stochastic depth goes off: it leaves out whole blocks, which is for weights that learn.
-    Source: notebook 05, section "BatchNorm".
+    Source: notebook 06, section "BatchNorm".
     """
     model.train()
     _hold_what_is_frozen(model, around=False)
@@ -80,7 +80,7 @@ def _hold_what_is_frozen(module: nn.Module, around: bool) -> None:
 
 
 def _keep_state(module: nn.Module, frozen: bool) -> None:
-    """For what eval mode does not hold still: observers, and InstanceNorm, whose statistics PyTorch 2.9 rounds anew."""
+    """For what eval mode does not hold still: observers, and InstanceNorm: PyTorch 2.10 rounds its statistics anew."""
     for handle in vars(module).pop("held_by", ()):
         handle.remove()
     if frozen:

@@ -1,4 +1,4 @@
-"""The head of a model: find it, and put a new one in its place. Source: notebook 04."""
+"""The head of a model: find it, and put a new one in its place. Source: notebook 05."""
 
 from numbers import Integral
 
@@ -55,7 +55,7 @@ def replace_head(model: nn.Module, num_classes: int) -> nn.Module:
     """Put a new linear layer with `num_classes` outputs in place of the head's last one; returns the same model.
 
     The head is the module `classifier`, `fc`, `heads` or `head`; it stands last in the model and ends in a linear
-    layer. The new layer has random weights and stands on the old one's device. (Notebook 04 does this by hand.)
+    layer. The new layer has random weights and stands on the old one's device. (Notebook 05 does this by hand.)
     Raises ValueError for num_classes < 1, for a model without such a head, and for one with several or auxiliary ones.
     """
     check_num_classes(num_classes)

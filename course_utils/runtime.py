@@ -1,4 +1,4 @@
-"""Where am I: device, seeds, Colab or not, folders."""
+"""Where am I: device, seeds, Colab, Kaggle or neither, folders."""
 
 import os
 import random
@@ -10,15 +10,25 @@ from pathlib import Path
 import numpy as np
 import torch
 
+KAGGLE = Path("/kaggle")
+
 
 def in_colab() -> bool:
     """True in a Colab kernel. (A subprocess of that kernel does not know it.)"""
     return "google.colab" in sys.modules
 
 
+def in_kaggle() -> bool:
+    """True in a notebook on Kaggle. (Its subprocesses know it too.)"""
+    return "KAGGLE_KERNEL_RUN_TYPE" in os.environ
+
+
 def get_device() -> torch.device:
-    """The GPU if PyTorch sees one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU if PyTorch sees one that works, else the CPU: "cuda" for NVIDIA and AMD, "mps" on a Mac, "xpu" for Intel.
+
+    Source: https://docs.pytorch.org/docs/stable/accelerator.html
+    """
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 @cache
@@ -61,20 +71,34 @@ def seed_everything(seed: int) -> None:
 def data_dir() -> Path:
     """The folder where images land: COURSE_DATA_DIR, else `data/` of the checkout, else `data/` of the working folder.
 
-    The last one serves an installed package with no checkout around it: in Colab that is a folder on the VM.
+    The last one serves an installed package with no checkout around it: in Colab that is a folder on the VM. Kaggle
+    keeps the working folder with the notebook, where a thousand images are in the way; they land beside it.
     """
     if os.environ.get("COURSE_DATA_DIR"):
         return Path(os.environ["COURSE_DATA_DIR"]).expanduser()
     checkout = Path(__file__).resolve().parent.parent
     if (checkout / "pyproject.toml").is_file():
         return checkout / "data"
-    return Path("data").resolve()
+    return KAGGLE / "temp" / "data" if in_kaggle() else Path("data").resolve()
+
+
+def kept_dir() -> Path | None:
+    """A folder for what must outlive a lent machine: on Google Drive in Colab, in Kaggle the folder of its outputs.
+
+    Kaggle keeps that folder when the notebook is saved with *Save Version*, or with *Persistence* among its settings.
+    None elsewhere, where the disk is your own, and when Drive is refused.
+    """
+    if in_kaggle():
+        folder = KAGGLE / "working" / "course_checkpoints"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    return drive_dir()
 
 
 def drive_dir() -> Path | None:
     """A folder on Google Drive for what must outlive the Colab VM; None outside Colab or when Drive is refused.
 
-    Source: notebook 03, section "Colab".
+    Source: notebook 04, section "Colab and Kaggle".
     """
     if not in_colab():
         return None

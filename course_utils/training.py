@@ -1,4 +1,4 @@
-"""One epoch, evaluation, and fit with early stopping and checkpoints. Source: notebooks 01 (loop) and 03 (resume)."""
+"""One epoch, evaluation, and fit with early stopping and checkpoints. Source: notebooks 01 (loop) and 04 (`fit`)."""
 
 import inspect
 import warnings
@@ -30,7 +30,7 @@ def train_steps(
     """
     train_mode(model)
     for images, labels in loader:
-        images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        images, labels = _to(device, images), _to(device, labels)
         with torch.autocast(images.device.type, autocast_dtype, enabled=bool(scaler or autocast_dtype)):
             logits = model(images)
             loss = F.cross_entropy(logits, labels)
@@ -45,6 +45,14 @@ def train_steps(
             loss.backward()
             optimizer.step()
         yield loss.item() * len(labels), int((logits.argmax(1) == labels).sum()), len(labels)
+
+
+def _to(device: torch.device | str, batch: torch.Tensor) -> torch.Tensor:
+    """Not to wait is safe from pinned memory alone: elsewhere, PyTorch may read memory that was freed meanwhile.
+
+    Source: https://github.com/pytorch/pytorch/issues/189690, on a Mac.
+    """
+    return batch.to(device, non_blocking=batch.is_pinned())
 
 
 def train_one_epoch(
@@ -69,7 +77,7 @@ def evaluate(
     model.eval()
     loss_sum, correct, count = 0.0, 0, 0
     for images, labels in loader:
-        images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        images, labels = _to(device, images), _to(device, labels)
         with torch.autocast(images.device.type, autocast_dtype, enabled=autocast_dtype is not None):
             logits = model(images)
             loss_sum += F.cross_entropy(logits, labels, reduction="sum").item()
@@ -117,7 +125,7 @@ def fit(
     given the model after each step. verbose: print a line an epoch.
     With a folder, SIGTERM and Ctrl-C save what is done and raise Stopped, a KeyboardInterrupt.
     Raises ValueError for arguments that do not go together, CheckpointError when a checkpoint cannot be saved or
-    belongs to another training. Source: notebook 03.
+    belongs to another training. Source: notebook 04, section "The loop, finished".
     """
     unfreeze_at, parts = unfreeze_at or {}, parts or {}
     _check_arguments(folder, patience, resume, save_every)

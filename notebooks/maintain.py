@@ -1,9 +1,13 @@
-"""What a maintainer does to the notebooks: run them and save their outputs, point their links at a fork.
+"""What a maintainer does to the notebooks: run them and save their outputs, point their links at a fork, count.
 
 python notebooks/maintain.py run [NOTEBOOK.ipynb …]     all of them by default; use `make notebooks`
 python notebooks/maintain.py badges OWNER/NAME          use `make badges REPO=owner/name`
+python notebooks/maintain.py openings                   write the badges and the set-up cell into every notebook
+python notebooks/maintain.py times [NOTEBOOK.ipynb …]   how long they take to read, and how much of what they print is
+                                                        a bare True or False
 """
 
+import math
 import re
 import sys
 import time
@@ -11,16 +15,54 @@ from pathlib import Path
 
 NOTEBOOKS = Path(__file__).resolve().parent
 ROOT = NOTEBOOKS.parent
+SET_UP_CELL = NOTEBOOKS / "set_up_cell.py"  # the same one is in every notebook
 # Where the repository's address stands: a badge, the set-up cell, pyproject.toml.
 LINK = re.compile(
-    r'(colab\.research\.google\.com/github/|git\+https://github\.com/|Repository = "https://github\.com/)'
+    r"(colab\.research\.google\.com/github/|kaggle\.com/kernels/welcome\?src=https://github\.com/"
+    r'|git\+https://github\.com/|Repository = "https://github\.com/)'
     r"([\w.-]+/[\w.-]+)"
 )
+
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
 
 
 def files_with_links() -> list[Path]:
     """Every file that names the repository's address."""
-    return [ROOT / "pyproject.toml", ROOT / "README.md", *sorted(NOTEBOOKS.glob("*.ipynb"))]
+    return [ROOT / "pyproject.toml", ROOT / "README.md", SET_UP_CELL, *sorted(NOTEBOOKS.glob("*.ipynb"))]
+
+
+def badges(name: str) -> str:
+    """The links that open NAME.ipynb in Colab and in Kaggle, as Markdown."""
+    repository = re.search(r'Repository = "https://github\.com/([^"]+)"', (ROOT / "pyproject.toml").read_text("utf-8"))[
+        1
+    ]
+    file = f"{repository}/blob/main/notebooks/{name}.ipynb"
+    colab = (
+        f"https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/{file}"
+    )
+    kaggle = f"https://kaggle.com/static/images/open-in-kaggle.svg)](https://kaggle.com/kernels/welcome?src=https://github.com/{file}"
+    return f"[![Open in Colab]({colab}) [![Open in Kaggle]({kaggle})"
+
+
+def write_openings() -> None:
+    """Write what opens every notebook alike: the badges below its title, and the set-up cell, its first code cell."""
+    import nbformat
+
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        title, *rest = notebook.cells[0].source.split("\n\n")
+        rest = [part for part in rest if not part.startswith("[![Open in")]
+        notebook.cells[0].source = "\n\n".join([title, badges(path.stem), *rest])
+        set_up = next(cell for cell in notebook.cells if cell.cell_type == "code")
+        if not set_up.source.startswith("# @title "):
+            sys.exit(
+                f"The first code cell of {path.name} is no set-up cell: insert an empty one with the line # @title ."
+            )
+        set_up.source = SET_UP_CELL.read_text(encoding="utf-8").strip()
+        nbformat.write(notebook, path)
 
 
 def point_links_at(repository: str) -> None:
@@ -31,6 +73,57 @@ def point_links_at(repository: str) -> None:
         text = path.read_text(encoding="utf-8")
         path.write_text(LINK.sub(rf"\g<1>{repository}", text), encoding="utf-8")
     print(f"All links point at github.com/{repository} now.")
+
+
+def minutes_to_read(cells: list) -> int:
+    """100 words of text or 12 lines of code a minute, and 2 minutes for each *Try it*. The set-up cell is hidden."""
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    shown = [cell.source for cell in cells if cell.cell_type == "code" and not cell.source.startswith("# @title")]
+    lines = sum(bool(line.strip()) for line in "\n".join(shown).splitlines())
+    return math.ceil(len(text.split()) / 100 + lines / 12 + 2 * text.count("**Try it**"))
+
+
+def minutes_said(cells: list) -> int | None:
+    """The minutes to read in the line *Time*; None when there is no such line."""
+    said = re.search(r"\*\*Time\*\*\D*(\d+) minutes", "\n".join(cell.source for cell in cells))
+    return int(said[1]) if said else None
+
+
+def printed_lines(cells: list) -> list[str]:
+    """All lines that the cells print, and the lines of their results, without figures and progress bars."""
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    text = [output.text for output in outputs if output.get("name") == "stdout"]
+    text += [
+        output.data["text/plain"]
+        for output in outputs
+        if output.output_type == "execute_result" and output.data.keys() <= {"text/plain", "text/html"}
+    ]
+    return [line for line in "\n".join(text).splitlines() if line.strip()]
+
+
+def is_verdict(line: str) -> bool:
+    """Does the line end with True or False, as in "the same bits: True", or hold nothing else, as in (True, False)?"""
+    return bool(re.search(r"(^|[\s=])(True|False)[.!]?$", line.strip())) or not re.sub(r"True|False|\W", "", line)
+
+
+def print_times(paths: list[Path]) -> None:
+    """A line for each notebook, and one for all of them."""
+    import nbformat
+
+    print(f"{'notebook':30} minutes (said)  printed lines  True or False  share")
+    all_printed = []
+    for path in paths:
+        cells = nbformat.read(path, as_version=4).cells
+        printed = printed_lines(cells)
+        all_printed += printed
+        print(f"{path.stem:30} {minutes_to_read(cells):7} {f'({minutes_said(cells)})':6}", end="")
+        print(_share_of_verdicts(printed))
+    print(f"{'all (at most 0.125)':44}", _share_of_verdicts(all_printed), sep="")
+
+
+def _share_of_verdicts(printed: list[str]) -> str:
+    verdicts = sum(map(is_verdict, printed))
+    return f"{len(printed):15} {verdicts:14} {verdicts / max(1, len(printed)):6.3f}"
 
 
 def run(path: Path) -> None:
@@ -46,10 +139,7 @@ def run(path: Path) -> None:
         for output in cell.get("outputs", []):
             if output.output_type == "error":  # a traceback shows this machine's folders; its last line says it all
                 output.traceback = [f"{output.ename}: {output.evalue}"]
-    notebook.metadata = {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-    }
+    notebook.metadata = METADATA
     nbformat.write(notebook, path)
     print(f"{path.name} ran in {seconds:.0f} s")
 
@@ -61,5 +151,9 @@ if __name__ == "__main__":
                 run(path.resolve())
         case ["badges", repository]:
             point_links_at(repository)
+        case ["openings"]:
+            write_openings()
+        case ["times", *paths]:
+            print_times([*map(Path, paths)] or sorted(NOTEBOOKS.glob("*.ipynb")))
         case _:
             sys.exit(__doc__)

@@ -1,7 +1,7 @@
 """On a GPU: the same training, resumed exactly; checkpoints that move between GPU and CPU; every notebook unchanged.
 
 Seen in November 2026 on an NVIDIA H100 with torch 2.11 and Python 3.12: the tests of trainings and checkpoints passed,
-and the cells of all five notebooks ran, in a plain interpreter. Notebooks 03 to 05 have got new cells since.
+and the cells of the notebooks of that time ran, in a plain interpreter.
 """
 
 import copy

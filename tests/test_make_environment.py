@@ -173,7 +173,7 @@ def test_the_floors_are_the_oldest_versions_that_requirements_txt_allows(monkeyp
     monkeypatch.chdir(ROOT)
     make_environment.main(str(tmp_path / "venv"), floors=True)
     floors = (tmp_path / "venv" / "floors.txt").read_text(encoding="utf-8")
-    assert "torch==2.9 " in floors and ">=" not in floors
+    assert "torch==2.10 " in floors and ">=" not in floors
 
 
 def words_of_make(*arguments, **environment):

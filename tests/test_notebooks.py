@@ -14,8 +14,10 @@ SERIES = [
     "01_saving_models",
     "02_loading_models",
     "03_checkpoints",
-    "04_transfer_learning",
-    "05_freezing_layers",
+    "04_interrupted_trainings",
+    "05_transfer_learning",
+    "06_freezing_layers",
+    "07_frozen_backbones",
 ]
 MACHINE_PATH = re.compile(r"/(?:home|root|Users|tmp|work|usr|opt|content|var)/[\w.-]+|[A-Z]:\\\w+|site-packages")
 HIDDEN_TAGS = {"nbval-ignore-output", "nbval-skip"}
@@ -93,10 +95,10 @@ def test_nearly_every_cell_that_prints_is_compared(cells):
     assert printing and len(compared) / len(printing) >= 0.85
 
 
-def test_it_opens_with_title_badge_and_purpose(path, cells):
+def test_it_opens_with_title_badges_and_purpose(path, cells):
     first = cells[0].source
     assert re.match(rf"# {int(path.stem[:2])}\. \w+", first)
-    assert f"/blob/main/notebooks/{path.name})" in first
+    assert first.split("\n\n")[1] == maintain.badges(path.stem), "run: python notebooks/maintain.py openings"
     assert len(first.split("\n\n")[-1].split()) >= 20, "a paragraph that says why this matters"
 
 
@@ -108,10 +110,9 @@ def test_it_says_what_you_learn_what_you_need_and_how_long_it_takes(cells):
 
 
 def test_all_notebooks_have_the_same_set_up_cell_and_it_prints_nothing(cells):
-    set_up = code(cells)[0]
-    reference = code(nbformat.read(PATHS[0], as_version=4).cells)[0]
-    assert cells[2] is set_up and set_up.source == reference.source and not set_up.outputs
-    assert "google.colab" in set_up.source and "pip" in set_up.source
+    set_up, reference = code(cells)[0], maintain.SET_UP_CELL.read_text(encoding="utf-8")
+    assert cells[2] is set_up and not set_up.outputs
+    assert set_up.source == reference.strip(), "run: python notebooks/maintain.py openings"
     hidden = {"cellView": "form", "jupyter": {"source_hidden": True}}  # in Colab, in JupyterLab
     assert set_up.metadata == hidden and set_up.source.startswith("# @title "), "not a reader's first page"
 
@@ -153,6 +154,7 @@ def test_badges_change_every_link_and_refuse_what_is_no_repository(tmp_path, mon
         copies[-1].write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
     monkeypatch.setattr(maintain, "files_with_links", lambda: copies)
     maintain.point_links_at("a-teacher/her.fork")
+    assert "kaggle.com/kernels/welcome?src=https://github.com/a-teacher/her.fork/" in copies[-1].read_text()
     for copy in copies:
         assert {repository for _, repository in maintain.LINK.findall(copy.read_text())} == {"a-teacher/her.fork"}
     with pytest.raises(SystemExit, match="owner/name"):

@@ -44,9 +44,19 @@ def test_bfloat16_is_chosen_where_it_is_measured_to_be_faster(monkeypatch, facto
     runtime.fast_dtype.cache_clear()
 
 
-def test_drive_is_none_outside_colab():
-    assert not runtime.in_colab()
-    assert runtime.drive_dir() is None
+def test_on_a_disk_of_your_own_there_is_no_other_folder_to_keep_things_in():
+    assert not runtime.in_colab() and not runtime.in_kaggle()
+    assert runtime.drive_dir() is None and runtime.kept_dir() is None
+
+
+def test_kaggle_keeps_its_working_folder_and_the_images_land_elsewhere(monkeypatch, tmp_path):
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    monkeypatch.delenv("COURSE_DATA_DIR", raising=False)
+    monkeypatch.setattr(runtime, "KAGGLE", tmp_path)
+    monkeypatch.setattr(runtime, "__file__", str(tmp_path / "site-packages" / "course_utils" / "runtime.py"))
+    assert runtime.in_kaggle() and not runtime.in_colab()
+    assert runtime.kept_dir() == tmp_path / "working" / "course_checkpoints" and runtime.kept_dir().is_dir()
+    assert runtime.data_dir() == tmp_path / "temp" / "data"
 
 
 def test_a_refused_drive_is_said_and_gives_none(monkeypatch, capsys):
@@ -57,7 +67,7 @@ def test_a_refused_drive_is_said_and_gives_none(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "google", SimpleNamespace())
     monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace(drive=drive))
     assert runtime.in_colab()
-    assert runtime.drive_dir() is None
+    assert runtime.drive_dir() is None and runtime.kept_dir() is None
     assert "mount failed" in capsys.readouterr().out
 
 

@@ -1,4 +1,4 @@
-"""The set-up cell of the notebooks: installs in Colab, leaves torch alone, says what to do when it cannot."""
+"""The set-up cell of the notebooks: installs in Colab and Kaggle, leaves torch alone, says what to do if it cannot."""
 
 import os
 import subprocess
@@ -7,16 +7,21 @@ from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
-import nbformat
+import maintain
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCE = nbformat.read(ROOT / "notebooks" / "01_saving_models.ipynb", as_version=4).cells[2].source
+SOURCE = maintain.SET_UP_CELL.read_text(encoding="utf-8")
 CLONE = "× git clone --filter=blob:none --quiet https://github.com/your_name/save-load-freeze /tmp/x did not run"
 UNABLE = f"{CLONE}\nfatal: unable to access 'https://github.com/your_name/save-load-freeze/': "
 RETRY = (
     "WARNING: Retrying (Retry(total=0, connect=None, read=None, redirect=None, status=None)) after connection broken by"
 )
+CONFLICT = (
+    "ERROR: Cannot install course-utils==0.1.0 and torch==2.9.0 because these package versions have conflicting "
+    "dependencies.\nERROR: ResolutionImpossible: for help visit https://pip.pypa.io/…"
+)
+OLD_PYTHON = "ERROR: Package 'course-utils' requires a different Python: 3.10.12 not in '>=3.11'"
 
 
 @pytest.fixture
@@ -42,12 +47,19 @@ def colab(monkeypatch):
     monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace())
 
 
-def test_outside_colab_it_installs_nothing_and_says_nothing(run_cell, capsys):
+@pytest.fixture
+def kaggle(monkeypatch):
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+
+
+def test_elsewhere_it_installs_nothing_and_says_nothing(run_cell, capsys):
     assert run_cell() == []
     assert capsys.readouterr() == ("", "")
 
 
-def test_in_colab_it_installs_the_package_and_pins_torch_to_what_is_there(run_cell, colab, capsys):
+@pytest.mark.parametrize("place", ["colab", "kaggle"])
+def test_in_colab_and_kaggle_it_installs_the_package_and_pins_torch_to_what_is_there(place, request, run_cell, capsys):
+    request.getfixturevalue(place)
     [command] = run_cell()
     assert command[:4] == [sys.executable, "-m", "pip", "install"]
     assert {f"torch=={version('torch')}", f"torchvision=={version('torchvision')}"} < set(command)
@@ -59,6 +71,8 @@ def test_in_colab_it_installs_the_package_and_pins_torch_to_what_is_there(run_ce
 @pytest.mark.parametrize(
     "stderr, answer",  # what pip 23.2 and git 2.39 said when each was provoked
     [
+        (CONFLICT, r"PyTorch [\d.+a-z]+ is too old: choose the latest runtime version \(Runtime → "),
+        (OLD_PYTHON, r"is too old: choose the latest runtime version"),
         ("ERROR: Cannot find command 'git' - do you have 'git' installed and in your PATH?", "Git is missing"),
         (f"{UNABLE}Could not resolve host: github.com", "There is no network"),
         (f"{UNABLE}Failed to connect to github.com port 443 after 2 ms: Couldn't connect to server", "no network"),
@@ -80,18 +94,32 @@ def test_in_colab_each_failure_has_its_answer(run_cell, colab, stderr, answer):
     assert "\n" not in str(failure.value) and str(failure.value).endswith(" this again.")
 
 
+@pytest.mark.parametrize(
+    "stderr, answer",
+    [
+        (
+            f"{UNABLE}Could not resolve host: github.com",
+            "There is no network: switch it on (Settings → Turn on internet)",
+        ),
+        (CONFLICT, "choose the latest environment (Settings → Environment)"),
+    ],
+)
+def test_in_kaggle_the_answer_names_its_settings(run_cell, kaggle, stderr, answer):
+    with pytest.raises(RuntimeError) as failure:
+        run_cell(1, stderr)
+    assert str(failure.value).endswith(f"{answer}, then run this again.")
+
+
 def test_in_colab_another_failure_shows_what_pip_said(run_cell, colab):
-    said = "ERROR: Cannot install torch==2.8.0 and course-utils because these have conflicting dependencies."
-    with pytest.raises(RuntimeError, match="conflicting dependencies"):
-        run_cell(1, said)
+    with pytest.raises(RuntimeError, match="^ERROR: a wheel is broken$"):
+        run_cell(1, "ERROR: a wheel is broken")
 
 
 @pytest.mark.parametrize("at_hand, missing", [("", "course_utils"), (str(ROOT), "torch")])
-def test_outside_colab_a_kernel_without_the_packages_is_told_how_to_get_them(at_hand, missing):
+def test_elsewhere_a_kernel_without_the_packages_is_given_the_line_that_installs_them(at_hand, missing):
     bare = [sys.executable, "-S", "-c", SOURCE]  # -S: a Python without installed packages
     run = subprocess.run(bare, env={**os.environ, "PYTHONPATH": at_hand}, cwd="/", capture_output=True, text=True)
     assert run.returncode == 1
     last = run.stderr.strip().splitlines()[-1]
-    assert (
-        last.startswith(f"RuntimeError: No module named '{missing}'") and "`make lab`" in last and "pip install" in last
-    )
+    assert last.startswith(f"RuntimeError: No module named '{missing}': run `%pip install git+https://github.com/")
+    assert "`make lab`" in last

@@ -1,4 +1,4 @@
-"""What must be the same at a resume, and what may differ. Source: notebook 03."""
+"""What must be the same at a resume, and what may differ. Source: notebook 04."""
 
 import operator
 from collections.abc import Iterable

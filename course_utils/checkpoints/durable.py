@@ -1,9 +1,10 @@
-"""Files written whole and for good, or not at all. Source: notebook 03, section "A save that dies half-way"."""
+"""Files written whole and for good, or not at all. Source: notebook 04, section "A save that dies half-way"."""
 
 import errno
 import filecmp
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -66,12 +67,13 @@ class _EarlyWriter:
 
 
 @contextmanager
-def whole_or_absent(path: Path) -> Iterator[_EarlyWriter]:
+def whole_or_absent(path: Path, second_name: Path | None = None) -> Iterator[_EarlyWriter]:
     """A binary file to write to, which gets the name `path` only when all of it is on the disk.
 
     It is written aside in the same folder, flushed to the disk and renamed: `os.replace` is atomic within one file
     system, so an interruption leaves the old file or the new one, never a part. Last, the folder is flushed too: the
-    name of a file is data of its folder. Raises CheckpointError.
+    name of a file is data of its folder. `second_name`, of the same folder, is given next, and stays as it is where the
+    file system has no hard links. Raises CheckpointError.
     Source: https://docs.python.org/3/library/os.html#os.replace, https://man7.org/linux/man-pages/man2/fsync.2.html
     """
     aside = path.with_name(path.name + ".part")
@@ -82,6 +84,8 @@ def whole_or_absent(path: Path) -> Iterator[_EarlyWriter]:
                 file.flush()
                 flush_to_disk(file.fileno())
             os.replace(aside, path)
+            if second_name:
+                _link(path, second_name)
             fsync_folder(path.parent)
         except BaseException:
             with suppress(OSError):
@@ -98,25 +102,44 @@ def copy_compared(source: Path, target: Path) -> None:
             raise CheckpointError(f"{target} does not hold the bytes of {source}. Look at the disk.")
 
 
-def second_name(path: Path, name: Path) -> bool:
-    """Give a whole file a second name, which may be in use; False where the file system has no hard links.
-
-    Raises CheckpointError when the new name cannot be written.
-    """
+def _link(path: Path, name: Path) -> None:
+    """Give a file a second name, which may be in use, if the file system has hard links."""
     aside = name.with_name(name.name + ".part")
     try:
         aside.unlink(missing_ok=True)
         os.link(path, aside)
     except OSError:
-        return False
-    with explained(f"{name} was not saved, and the checkpoints so far are untouched"):
-        try:
-            os.replace(aside, name)
-            fsync_folder(name.parent)
-        finally:
-            with suppress(OSError):
-                aside.unlink(missing_ok=True)
-    return True
+        return
+    try:
+        os.replace(aside, name)
+    finally:  # two names of one file: the rename did nothing
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def are_one_file(path: Path, other: Path) -> bool:
+    """Are these two names of one file? Raises OSError."""
+    return other.exists() and os.path.samefile(path, other)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if it is there. Raises OSError.
+
+    To give back the blocks of a large file takes a quarter of the time of its save. The system does that when nobody
+    has it open any more, so its name goes here and a thread closes it.
+    """
+    try:
+        descriptor = None if os.name == "nt" else os.open(path, os.O_RDONLY)  # Windows removes no open file
+    except OSError:
+        descriptor = None
+    try:
+        path.unlink(missing_ok=True)
+    finally:
+        if descriptor is not None:
+            try:
+                threading.Thread(target=os.close, args=[descriptor]).start()
+            except RuntimeError:  # no thread can be had now
+                os.close(descriptor)
 
 
 def listed(folder: Path) -> list[Path]:

@@ -1,6 +1,6 @@
 """Facts of models, optimizers, schedulers and data, {name: plain value}, to tell one training from another.
 
-Source: notebook 03.
+Source: notebook 04.
 """
 
 import copy
@@ -173,7 +173,8 @@ def _numbers(item) -> Iterator[float | str]:
         for value in item[:10]:
             yield from _numbers(value)
     elif isinstance(item, torch.Tensor) or hasattr(item, "__array_interface__"):  # NumPy arrays, PIL images
-        values = torch.as_tensor(item if isinstance(item, torch.Tensor) else np.asarray(item)).double().flatten()
+        values = item if isinstance(item, torch.Tensor) else torch.as_tensor(np.asarray(item))
+        values = values.cpu().double().flatten()  # a Mac's GPU has no float64
         yield from [len(values), *values[:4].tolist()]
         yield from [values.mean().item(), values.std(correction=0).item()]
 

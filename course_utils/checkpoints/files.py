@@ -1,4 +1,4 @@
-"""Save whole or not at all, load with every byte checked and no code run. Source: notebooks 02 and 03."""
+"""Save whole or not at all, load with every byte checked and no code run. Source: notebooks 02 and 04."""
 
 import hashlib
 import io
@@ -24,15 +24,17 @@ class DamagedCheckpoint(CheckpointError):
     """A file whose bytes are not those of a whole checkpoint, seen at two reads of it without an error of the disk."""
 
 
-def save_checkpoint(checkpoint: dict, path: str | Path) -> Path:
+def save_checkpoint(checkpoint: dict, path: str | Path, second_name: Path | None = None) -> Path:
     """Write `checkpoint` to `path` whole or not at all; when this returns, it is on the disk.
+
+    second_name: another name for the same file, in the same folder, where the file system has hard links.
 
     Raises CheckpointError when the disk is full, when the folder is missing or read-only, and when a value is neither
     a tensor nor a plain Python object, because `load_checkpoint` would refuse the file. An older file of that name
-    stays as it is then. Source: notebook 03, section "A save that dies half-way".
+    stays as it is then. Source: notebook 04, section "A save that dies half-way".
     """
     path = Path(path)
-    with whole_or_absent(path) as file:
+    with whole_or_absent(path, second_name) as file:
         write(checkpoint, file)
         file.flush()
         with open(file.name, "rb") as written:

@@ -1,4 +1,4 @@
-"""A folder that keeps the latest and the best checkpoints, falls back, and has a mirror. Source: notebook 03."""
+"""A folder that keeps the latest and the best checkpoints, falls back, and has a mirror. Source: notebook 04."""
 
 import operator
 import re
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from .durable import CheckpointError, explained, fsync_folder, listed, second_name
+from .durable import CheckpointError, are_one_file, explained, fsync_folder, listed, remove
 from .files import DamagedCheckpoint, load_checkpoint, save_checkpoint
 from .mirror import Mirror
 from .names import (
@@ -244,11 +244,13 @@ class CheckpointFolder:
 
     def _write(self, checkpoint: dict, names: list[str]) -> None:
         """The best first: killed between the two, the step is repeated and both are written again."""
-        first, last = names[0], names[-1]
-        save_checkpoint(checkpoint, self.folder / first)
-        if first != last and not (self.keep_last > 1 and second_name(self.folder / first, self.folder / last)):
-            save_checkpoint(checkpoint, self.folder / last)
-        with explained(f"{last} is saved in {self.folder}, but the oldest is not removed"):
+        first, last = self.folder / names[0], self.folder / names[-1]
+        save_checkpoint(checkpoint, first, second_name=last if first != last and self.keep_last > 1 else None)
+        with explained(f"{last} was not saved, and the checkpoints so far are untouched"):
+            both_there = are_one_file(first, last)
+        if not both_there:
+            save_checkpoint(checkpoint, last)
+        with explained(f"{names[-1]} is saved in {self.folder}, but the oldest is not removed"):
             self._prune(self.folder, names)
         if self._mirror:
             kept = [*self.best_paths(), *self.last_paths()]
@@ -258,7 +260,7 @@ class CheckpointFolder:
         files = listed(place)
         for path in [*self._last(files)[self.keep_last :], *self._best(files)[self.keep_best :]]:
             if path.name not in just_saved:
-                path.unlink(missing_ok=True)
+                remove(path)
         remove_leftovers(files)
 
 

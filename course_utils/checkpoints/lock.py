@@ -1,4 +1,4 @@
-"""One training in a folder at a time. Source: notebook 03."""
+"""One training in a folder at a time. Source: notebook 04."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""A training loop of your own that can be killed anywhere, and goes on exactly. Source: notebook 03."""
+"""A training loop of your own that can be killed anywhere, and goes on exactly. Source: notebook 04."""
 
 import platform
 import warnings

@@ -1,4 +1,4 @@
-"""A copy of the checkpoints in a place that outlives this machine, such as a mounted Drive. Source: notebook 03."""
+"""A copy of the checkpoints in a place that outlives this machine, such as a mounted Drive. Source: notebook 04."""
 
 import time
 import warnings

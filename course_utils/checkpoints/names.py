@@ -1,4 +1,4 @@
-"""The names of checkpoint files: which are ours, and what they say. Source: notebook 03."""
+"""The names of checkpoint files: which are ours, and what they say. Source: notebook 04."""
 
 import re
 import warnings

@@ -1,4 +1,4 @@
-"""The parts of a training: looked at, put into a checkpoint, and put back. Source: notebook 03."""
+"""The parts of a training: looked at, put into a checkpoint, and put back. Source: notebook 04."""
 
 import warnings
 from copy import deepcopy

@@ -1,4 +1,4 @@
-"""What a training counts: epochs, steps, means, the best so far. Source: notebook 03."""
+"""What a training counts: epochs, steps, means, the best so far. Source: notebook 04."""
 
 from collections.abc import Callable
 from copy import deepcopy

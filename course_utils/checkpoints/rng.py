@@ -14,42 +14,52 @@ NO_GENERATOR_IN = (str, bytes, int, float, complex, type(None), type, types.Modu
 
 
 @functools.cache
-def _gpus() -> int:
-    """Asked once: PyTorch's look costs more than all generators of the CPU, and this is noted after each step."""
-    return torch.cuda.device_count()
+def _gpus() -> dict[str, int]:
+    """How many of each kind: NVIDIA's and AMD's, Intel's, a Mac's.
+
+    Asked once: PyTorch's look costs more than all generators of the CPU, and this is noted after each step.
+    """
+    return {kind: getattr(torch, kind).device_count() for kind in ("cuda", "xpu", "mps")}
 
 
 def rng_state() -> dict:
     """The random number generators that a training consumes, as tensors and plain Python objects."""
     name, keys, position, has_gauss, cached = np.random.get_state()
-    return {
+    state = {
         "python": random.getstate(),
         "numpy": [name, keys.tolist(), int(position), int(has_gauss), float(cached)],
         "torch": torch.get_rng_state(),
-        "cuda": [
-            torch.cuda.get_rng_state(number) for number in range(_gpus())
-        ],  # one tensor a GPU; an empty list without one
+        "cuda": [],
     }
+    for kind, count in _gpus().items():
+        if count:  # one tensor a GPU; PyTorch knows no second one of a Mac
+            get = getattr(torch, kind).get_rng_state
+            state[kind] = [get() if kind == "mps" else get(number) for number in range(count)]
+    return state
 
 
 def restore_rng(state: dict) -> None:
     """Put the generators back to what `rng_state` returned.
 
-    With another number of GPUs, theirs stay as they are, and a warning says so.
+    With other GPUs, theirs stay as they are, and a warning says so.
     """
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     np.random.set_state(tuple(state["numpy"]))
     torch.set_rng_state(state["torch"].cpu())
-    then, now = len(state["cuda"]), _gpus()
-    if then == now:
-        torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
-    else:
+    now = _gpus()
+    then = {kind: len(state.get(kind, [])) for kind in now}
+    if then != now:
         warnings.warn(
-            f"The random numbers of {then} GPUs were saved, and here are {now}: a training that used a GPU or will use "
-            f"one goes on correctly, but not exactly.",
+            f"The random numbers of {sum(then.values())} GPUs were saved, and here are {sum(now.values())}: a training "
+            f"that used a GPU or will use one goes on correctly, but not exactly.",
             stacklevel=2,
         )
+        return
+    for kind in now:
+        for number, one in enumerate(state.get(kind, [])):
+            put = getattr(torch, kind).set_rng_state
+            put(one.cpu()) if kind == "mps" else put(one.cpu(), number)
 
 
 def generators_in(root) -> list:

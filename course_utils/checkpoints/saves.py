@@ -1,4 +1,4 @@
-"""What of a training is on the disk, and what is not yet. Source: notebook 03."""
+"""What of a training is on the disk, and what is not yet. Source: notebook 04."""
 
 import tempfile
 import warnings

@@ -1,4 +1,4 @@
-"""Asked to stop, by SIGTERM or Ctrl-C (a notebook's stop button): save first, then end. Source: notebook 03."""
+"""Asked to stop, by SIGTERM or Ctrl-C (a notebook's stop button): save first, then end. Source: notebook 04."""
 
 import os
 import signal

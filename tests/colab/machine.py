@@ -1,4 +1,6 @@
-"""A machine as Colab lends it, emulated: Colab's IPython, `google.colab`, /content with one notebook, nothing of ours.
+"""A machine as Colab or Kaggle lends it, emulated: Colab's IPython, a folder with one notebook, nothing of ours.
+
+In Colab that folder is /content, and `google.colab` is there; in Kaggle it is /kaggle/working, and there is a variable.
 
 A `Machine` has a Python environment of its own, and a root folder of its own (own_root.sh). Torch and the other
 packages are those of the running tests, without `course_utils`: only the notebook's set-up cell brings that in, with
@@ -80,33 +82,60 @@ def snapshot(folder: Path) -> Path:
 
 
 class Machine:
-    """An empty machine. `content` is what a notebook sees as /content.
+    """An empty machine. `content` is what a notebook sees as /content, in Kaggle as /kaggle/working.
 
-    drive: the folder that plays the reader's Drive; None: the reader says no when Colab asks for it.
     repository: what git finds at `address`, the one of the set-up cell.
+    drive: the folder that plays the reader's Drive; None: the reader says no when Colab asks for it.
+    kaggle: it is one of Kaggle. internet: False: it has no network.
     """
 
-    def __init__(self, folder: Path, environment: Path, address: str, repository: Path, drive: Path | None):
+    def __init__(
+        self,
+        folder: Path,
+        environment: Path,
+        address: str,
+        repository: Path,
+        drive: Path | None = None,
+        kaggle: bool = False,
+        internet: bool = True,
+    ):
         self.environment = folder / "environment"
         self.content = folder / "content"
-        for empty in (self.content, folder / "root", folder / "ipython/profile_default/startup"):
+        self.sockets = str(folder / "ipc")
+        startup = folder / "ipython/profile_default/startup"
+        for empty in (self.content, folder / "root", startup):
             empty.mkdir(parents=True)
         shutil.copytree(environment, self.environment, symlinks=True, copy_function=os.link)  # pip changes no old file
-        (folder / "ipython/profile_default/startup/colab.py").write_text("import google.colab\n")
-        self.command = [*OWN_ROOT, str(folder / "root"), str(self.content), str(self.environment / "bin" / "python")]
-        self.environ = {
-            **clean_environ(),
-            "COURSE_DATA": "drawn",
-            "GIT_CONFIG_COUNT": "1",
-            "GIT_CONFIG_KEY_0": f"url.{repository.as_uri()}.insteadOf",
-            "GIT_CONFIG_VALUE_0": address,
-            "IPYTHONDIR": str(folder / "ipython"),
-        }
+        self.environ = {**clean_environ(), "COURSE_DATA": "drawn", "IPYTHONDIR": str(folder / "ipython")}
+        if kaggle:
+            shutil.rmtree(site_packages(self.environment) / "google" / "colab")
+            self.environ |= {
+                "KAGGLE_KERNEL_RUN_TYPE": "Interactive",
+                "COLAB_RELEASE_TAG": "its image is made from Colab's",
+            }
+        else:
+            (startup / "colab.py").write_text("import google.colab\n")
         if drive:
             self.environ["COLAB_DRIVE"] = str(drive)
+        if internet:
+            self.environ |= {
+                "GIT_CONFIG_COUNT": "1",
+                "GIT_CONFIG_KEY_0": f"url.{repository.as_uri()}.insteadOf",
+                "GIT_CONFIG_VALUE_0": address,
+            }
+        alone = OWN_ROOT if internet else [OWN_ROOT[0], "--net", *OWN_ROOT[1:]]
+        place = "/kaggle/working" if kaggle else "/content"
+        python = str(self.environment / "bin" / "python")
+        self.command = [*alone, str(folder / "root"), str(self.content), place, python]
+
+    def pretend_torch(self, version: str) -> None:
+        """Let pip and the notebook find this version of torch installed. What is imported stays as it is."""
+        info = site_packages(self.environment) / f"torch-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
 
     def run(self, notebook) -> None:
         """Run all cells in a new kernel. Raises CellExecutionError, and DeadKernelError when the kernel dies."""
-        kernel = AsyncKernelManager()
+        kernel = AsyncKernelManager(transport="ipc", ip=self.sockets)  # files, which a machine without network has too
         kernel.kernel_spec.argv = [*self.command, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         NotebookClient(notebook, km=kernel, timeout=300).execute(env=self.environ, cleanup_kc=True)

@@ -1,19 +1,21 @@
-"""The notebooks in Colab, on emulated machines: with Drive, without it, and after a machine was lost.
+"""The notebooks in Colab and Kaggle, on emulated machines: with Drive, without it, after a machine was lost, offline.
 
 Outputs are not compared, because another IPython prints them. The set-up cell installs for real, which needs a network.
 """
 
+import re
 import shutil
 import tomllib
 
+import maintain
 import nbformat
 import pytest
-from nbclient.exceptions import DeadKernelError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 from colab.machine import ROOT, Machine, NotPossibleHere, can_be_emulated, make_environment, site_packages, snapshot
 
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-ASKING_FOR_DRIVE = [path for path in PATHS if "drive_dir()" in path.read_text(encoding="utf-8")]
+ASKING_FOR_DRIVE = [path for path in PATHS if re.search(r"(drive|kept)_dir\(\)", path.read_text(encoding="utf-8"))]
 FOUND = """
 import IPython, ipykernel, sys
 from importlib import metadata, util
@@ -31,7 +33,7 @@ pytestmark = pytest.mark.skipif(not can_be_emulated(), reason="a machine of its 
 
 @pytest.fixture(scope="session")
 def new_machine(tmp_path_factory):
-    """Make a machine, with a folder as Drive or without."""
+    """Make a machine; see `Machine` for its options."""
     folder = tmp_path_factory.mktemp("colab")
     try:
         environment, repository = make_environment(folder), snapshot(folder)
@@ -39,8 +41,8 @@ def new_machine(tmp_path_factory):
         pytest.skip(str(reason))
     address = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
 
-    def make(folder, drive=None):
-        return Machine(folder, environment, address, repository, drive)
+    def make(folder, drive=None, **options):
+        return Machine(folder, environment, address, repository, drive, **options)
 
     return make
 
@@ -70,8 +72,9 @@ def said(cell):
     return "".join(output.get("text", "") for output in cell.outputs)
 
 
-def run_all(machine, path):
+def run_all(machine, path, place="/content"):
     """Run the notebook as a reader does, in the order of its cells, and look at the machine before and after."""
+    in_colab = str(place == "/content")
     notebook, expected = read(path)
     own = site_packages(machine.environment)
     nbformat.write(notebook, machine.content / path.name)
@@ -79,10 +82,10 @@ def run_all(machine, path):
     before = {entry.name for entry in own.iterdir()}
     machine.run(notebook)
 
-    assert said(found).split() == ["7.34.0", "6.17.1", "True", "False", "None"]
+    assert said(found).split() == ["7.34.0", "6.17.1", in_colab, "False", "None"]
     new = {entry.name for entry in own.iterdir()} - before
     assert new == {"course_utils", "course_utils-0.1.0.dist-info"}, "torch and all the rest stay as they are"
-    assert said(left).split() == [str(own / "course_utils" / "__init__.py"), "/content", "False"]
+    assert said(left).split() == [str(own / "course_utils" / "__init__.py"), place, "False"]
     assert {cell.id: errors(cell) for cell in cells if cell.cell_type == "code"} == expected
     return "".join(said(cell) for cell in cells if cell.cell_type == "code")
 
@@ -101,13 +104,44 @@ def test_it_runs_to_its_end_when_the_reader_refuses_drive(path, new_machine, tmp
     assert "credential propagation was unsuccessful" in text
 
 
+@pytest.mark.parametrize("path", [PATHS[0], *ASKING_FOR_DRIVE], ids=lambda path: path.stem)
+def test_it_runs_to_its_end_in_kaggle(path, new_machine, tmp_path):
+    machine = new_machine(tmp_path, kaggle=True)
+    run_all(machine, path, "/kaggle/working")
+    in_the_way = {entry.name for entry in machine.content.iterdir()} - {path.name, "saved", "course_checkpoints"}
+    assert not in_the_way, "Kaggle keeps what is here, and the images are not for keeping"
+
+
+def set_up(machine):
+    """Run the set-up cell alone; returns what its error says, and the new names among the packages."""
+    before = {entry.name for entry in site_packages(machine.environment).iterdir()}
+    with pytest.raises(CellExecutionError) as failure:
+        machine.run(nbformat.v4.new_notebook(cells=[code(maintain.SET_UP_CELL.read_text(encoding="utf-8"))]))
+    new = {entry.name for entry in site_packages(machine.environment).iterdir()} - before
+    return failure.value.evalue, new
+
+
+def test_kaggle_without_internet_is_answered_in_one_sentence(new_machine, tmp_path):
+    machine = new_machine(tmp_path, kaggle=True, internet=False)
+    answer = "There is no network: switch it on (Settings → Turn on internet), then run this again."
+    assert set_up(machine) == (answer, set())
+
+
+@pytest.mark.parametrize("kaggle, latest", [(False, "runtime version (Runtime"), (True, "environment (Settings")])
+def test_an_old_torch_is_answered_in_one_sentence_and_stays(kaggle, latest, new_machine, tmp_path):
+    machine = new_machine(tmp_path, kaggle=kaggle)
+    machine.pretend_torch("2.9.0")
+    said, new = set_up(machine)
+    assert said.startswith(f"PyTorch 2.9.0 is too old: choose the latest {latest}") and not new
+
+
 def watched(epoch_of_death=None):
     """A cell that counts the epochs that this machine trains, and takes the machine away in the middle of one."""
     return f"""
 import os, signal
-from course_utils import training
+import project
 
-evaluate_quietly, epochs_here = training.evaluate, 0
+evaluate_quietly, epochs_here = project.evaluate, 0
 
 def evaluate_watched(*arguments):
     global epochs_here
@@ -116,35 +150,34 @@ def evaluate_watched(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     return evaluate_quietly(*arguments)
 
-training.evaluate = evaluate_watched
+project.evaluate = evaluate_watched
 """
 
 
 WEIGHTS = """
 print("epochs here:", epochs_here)
-straight = fit_fresh("straight", 8)
 for name in ("my_training", "straight"):
-    print(weights_sha256(CheckpointFolder(saved / name).latest()["model_state_dict"]))
-print("the same history:", history == straight)
+    print("weights:", weights_sha256(CheckpointFolder(saved / name).latest()["model_state_dict"]))
+print("the same history:", history == train(saved / "straight")[1])
 """
 
 
 def test_a_training_goes_on_after_its_machine_was_lost(new_machine, drive, tmp_path):
-    """Notebook 03 is lost in the fourth epoch of its last training; on a new machine it runs to its end."""
+    """Notebook 04 is lost in the third epoch of its last training; on a new machine it runs to its end."""
 
     def run(name, epoch_of_death=None):
-        notebook, _ = read(ROOT / "notebooks" / "03_checkpoints.ipynb")
-        last = next(index for index, cell in enumerate(notebook.cells) if 'fit_fresh("my_training"' in cell.source)
+        notebook, _ = read(ROOT / "notebooks" / "04_interrupted_trainings.ipynb")
+        last = next(index for index, cell in enumerate(notebook.cells) if 'saved / "my_training"' in cell.source)
         notebook.cells.insert(last, code(watched(epoch_of_death)))
         notebook.cells.append(code(WEIGHTS))
         new_machine(tmp_path / name, drive).run(notebook)
         return said(notebook.cells[-1]).splitlines()
 
     with pytest.raises(DeadKernelError):
-        run("lost", epoch_of_death=4)
+        run("lost", epoch_of_death=3)
     shutil.rmtree(tmp_path / "lost")
-    counted, begun, resumed, straight, same_history = run("new")
-    assert counted == "epochs here: 5"
-    assert begun == "Training in saved/03/straight: a new one."
-    assert resumed == straight and len(straight) == 64
-    assert same_history == "the same history: True"
+    lines = run("new")
+    assert "epochs here: 2" in lines, "the third and the fourth"
+    assert "the same history: True" in lines
+    resumed, straight = [line for line in lines if line.startswith("weights:")]
+    assert resumed == straight

@@ -117,7 +117,22 @@ def watched(save: Save, *options: str, limit: int = 60) -> tuple[str | None, lis
             error = None
         process.kill()  # it has nothing left to do
         process.join()
-    return error, log.read_text().splitlines()
+    return error, _whole_lines(log.read_text().splitlines())
+
+
+def _whole_lines(log: list[str]) -> list[str]:
+    """A call that another thread's came between is logged in two halves: one line, where it returned."""
+    begun, lines = {}, []
+    for line in log:
+        thread = line.split(maxsplit=1)[0]
+        if line.endswith(" <unfinished ...>"):
+            begun[thread] = line.removesuffix(" <unfinished ...>")
+        elif thread in begun:
+            rest = re.sub(r"^\d+ +(<\.\.\. \w+ resumed>)?", "", line)
+            lines.append(begun.pop(thread) + re.sub(r"\) += ", ") = ", rest))
+        else:
+            lines.append(line)
+    return lines + list(begun.values())
 
 
 def _do_when_told(save: Save, pipe) -> None:
