@@ -126,7 +126,7 @@ class EfficientNetLite0(nn.Module):
 
 
 def remap_efficientnet_lite0(old_state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors under the names that `EfficientNetLite0` uses (notebook 02 builds this step by step).
+    """The same tensors under the names that `EfficientNetLite0` uses (notebook 02: why by name).
 
     The published file numbers all blocks in one row and names the layers by kind: `_blocks.3._expand_conv.weight`.
     Here a block stands in its stage and a layer at its position: `features.3.0.block.0.0.weight`.

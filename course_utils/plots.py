@@ -47,10 +47,13 @@ def plot_history(
     title: str = "",
     mark: float | None = None,
     wide: str | None = None,
+    best: int | None = None,
+    guessing: float | None = None,
 ) -> None:
     """One curve per named history (as `training.fit` returns it) over epochs.
 
     mark: a vertical line at that epoch. wide: the name of a curve to draw wide and pale, so that one upon it shows.
+    best: a ring around that epoch of the first curve. guessing: a horizontal line at that value.
     A value that is no finite number leaves a gap. Raises ValueError without a curve, for a history without epochs, and
     for an epoch that has no such metric.
     """
@@ -66,11 +69,17 @@ def plot_history(
         axis.plot(epochs, values, label=name, **style)
     if mark is not None:
         axis.axvline(mark, color="gray", linestyle="--", label="interrupted here")
+    if best is not None:
+        value = next(row[metric] for row in next(iter(histories.values())) if row["epoch"] == best)
+        ring = {"markersize": 14, "markerfacecolor": "none", "markeredgewidth": 2, "color": "black"}
+        axis.plot(best, value, "o", label="best epoch", **ring)
+    if guessing is not None:
+        axis.axhline(guessing, color="black", linestyle=":", label="guessing")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     _label(axis, title, "epoch", metric.replace("val_", "validation ").replace("train_", "training "))
     if "accuracy" in metric:
         axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    if len(histories) > 1 or mark is not None:
+    if len(histories) > 1 or {mark, best, guessing} != {None}:
         axis.legend()
     figure.tight_layout()
     plt.show()

@@ -27,6 +27,7 @@ class FolderLock:
 
     def __init__(self, folder: Path):
         self.folder = folder.resolve()
+        self._named = folder  # as its owner wrote it
         self._file = None
 
     def take(self) -> None:
@@ -60,7 +61,7 @@ class FolderLock:
 
     def _in_use(self, holder: str) -> str:
         return (
-            f"{self.folder} holds checkpoints of a training that is still running ({holder}). Wait for its end, or use "
+            f"{self._named} holds checkpoints of a training that is still running ({holder}). Wait for its end, or use "
             f"another folder."
         )
 
