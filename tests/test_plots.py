@@ -62,7 +62,6 @@ def test_a_wide_curve_has_no_markers(drawn):
     assert [line.get_marker() for line in drawn[0].axes[0].get_lines()] == ["", "s"]
 
 
-<<<<<<< HEAD
 def test_bars_of_shares_have_their_interval(drawn):
     """Wilson's, as R's prop.test(correct=FALSE) gives it."""
     assert share_interval(0.9, 100) == pytest.approx((0.8256, 0.9448), abs=1e-4)
@@ -78,7 +77,8 @@ def test_a_range_test_names_the_rate_of_the_lowest_loss(drawn):
     rates = [10.0**-power for power in range(9, 0, -1)]
     plot_range_test(rates, [0.7, 0.7, 0.6, 0.3, 0.2, 0.2, 0.6, 2.0, math.inf], guessing=0.69)
     assert "1e-05" in drawn[0].axes[0].get_title()
-=======
+
+
 def test_the_best_epoch_and_guessing_are_marked(drawn):
     plot_history({"a": history(0.9, 0.4, 0.6)}, best=2, guessing=0.5)
     _, ring, line = drawn[0].axes[0].get_lines()
@@ -86,7 +86,6 @@ def test_the_best_epoch_and_guessing_are_marked(drawn):
     assert set(line.get_ydata()) == {0.5}
     labels = [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()]
     assert labels == ["a", "best epoch", "guessing"]
->>>>>>> main
 
 
 @pytest.mark.parametrize("value", NOT_FINITE)
