@@ -104,6 +104,31 @@ def plot_lines(x: list[float], lines: dict[str, list[float]], title: str, xlabel
     plt.show()
 
 
+def plot_range_test(rates: list[float], losses: list[float], guessing: float) -> None:
+    """The losses of a learning-rate range test over its rates, each batch and the mean of five in a row.
+
+    guessing: the loss of a model that guesses, a line. Raises ValueError without losses, and for another number of
+    rates. Source: notebook 05, section "Which learning rate?".
+    """
+    if not len(losses) or len(rates) != len(losses):
+        raise ValueError(
+            f"{len(rates)} rates and {len(losses)} losses make no range test: give one loss for each rate."
+        )
+    figure, axis = plt.subplots(figsize=(7, 3))
+    windows = [losses[max(0, place - 2) : place + 3] for place in range(len(losses))]
+    means = [sum(window) / len(window) for window in windows]
+    axis.plot(rates, losses, ".", color=COLOURS[5], label="one batch")
+    axis.plot(rates, means, color=COLOURS[0], label="mean of five batches")
+    axis.axhline(guessing, color="black", linestyle="--", label="guessing")
+    axis.set_xscale("log")
+    axis.set_ylim(0, 3 * guessing)
+    best = rates[means.index(min(means))]
+    _label(axis, f"The loss is lowest near {best:.0e}, then it rises", "learning rate (log scale)", "training loss")
+    axis.legend()
+    figure.tight_layout()
+    plt.show()
+
+
 def plot_bars(
     labels: list[str],
     values: list[float],
@@ -111,9 +136,11 @@ def plot_bars(
     xlabel: str,
     value_format: str = "{:g}",
     guessing: float | None = None,
+    images: int | None = None,
 ) -> None:
     """Horizontal bars, the first label on top, each with its value at its end; `guessing`: a line at that value.
 
+    images: on how many images the values, then shares of 0..1, were measured: each bar gets its 95 % interval.
     A value that is no finite number has no bar, only its text. Raises ValueError without bars, and for another number
     of values than labels.
     """
@@ -121,7 +148,13 @@ def plot_bars(
         raise ValueError(f"{len(labels)} labels and {len(values)} values make no bars: give one value for each label.")
     figure, axis = plt.subplots(figsize=(7, 0.45 * len(labels) + 1.2))
     lengths = [value if math.isfinite(value) else 0 for value in values]
-    bars = axis.barh(range(len(labels)), lengths, tick_label=labels, color=COLOURS[0])  # two may have the same label
+    errors = {}
+    if images:
+        intervals = [share_interval(value, images) if math.isfinite(value) else (0, 0) for value in values]
+        around = [(length - low, high - length) for length, (low, high) in zip(lengths, intervals)]
+        errors = {"xerr": [*zip(*around)], "capsize": 3}
+    # Rows for positions: two bars may have the same label.
+    bars = axis.barh(range(len(labels)), lengths, tick_label=labels, color=COLOURS[0], **errors)
     on_white = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # readable where the line passes
     axis.bar_label(bars, [value_format.format(value) for value in values], padding=4, bbox=on_white)
     axis.invert_yaxis()
@@ -134,6 +167,17 @@ def plot_bars(
     _label(axis, title, xlabel, "")
     figure.tight_layout()
     plt.show()
+
+
+def share_interval(share: float, count: int) -> tuple[float, float]:
+    """The 95 % interval (Wilson's) of a share that was measured on `count` cases: the truth may well lie in it.
+
+    Source: https://en.wikipedia.org/wiki/Binomial_proportion_confidence_interval
+    """
+    z = 1.96
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return min(share, middle - half), max(share, middle + half)
 
 
 def plot_differences(differences: dict[str, float], title: str) -> None:

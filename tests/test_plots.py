@@ -11,7 +11,15 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt  # noqa: E402
 
-from course_utils.plots import plot_bars, plot_differences, plot_history, plot_lines, show_images  # noqa: E402
+from course_utils.plots import (  # noqa: E402
+    plot_bars,
+    plot_differences,
+    plot_history,
+    plot_lines,
+    plot_range_test,
+    share_interval,
+    show_images,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +60,23 @@ def test_any_number_of_curves_is_drawn_and_no_two_look_alike(drawn, count):
 def test_a_wide_curve_has_no_markers(drawn):
     plot_history({"a": history(0.1, 0.2), "b": history(0.1, 0.2)}, wide="a")
     assert [line.get_marker() for line in drawn[0].axes[0].get_lines()] == ["", "s"]
+
+
+def test_bars_of_shares_have_their_interval(drawn):
+    """Wilson's, as R's prop.test(correct=FALSE) gives it."""
+    assert share_interval(0.9, 100) == pytest.approx((0.8256, 0.9448), abs=1e-4)
+    assert share_interval(1.0, 100) == pytest.approx((0.9630, 1.0), abs=1e-4)
+    plot_bars(["some", "all", "none", "diverged"], [0.9, 1.0, 0.0, math.nan], "title", "x", "{:.0%}", images=100)
+    _, _, (segments,) = drawn[0].axes[0].containers[0]  # what matplotlib calls an error bar container
+    ends = [tuple(segment[:, 0]) for segment in segments.get_segments()]
+    assert ends[0] == pytest.approx((0.8256, 0.9448), abs=1e-4) and ends[3] == (0, 0)
+    assert ends[1][1] == pytest.approx(1) and ends[2][0] == pytest.approx(0)
+
+
+def test_a_range_test_names_the_rate_of_the_lowest_loss(drawn):
+    rates = [10.0**-power for power in range(9, 0, -1)]
+    plot_range_test(rates, [0.7, 0.7, 0.6, 0.3, 0.2, 0.2, 0.6, 2.0, math.inf], guessing=0.69)
+    assert "1e-05" in drawn[0].axes[0].get_title()
 
 
 def test_the_best_epoch_and_guessing_are_marked(drawn):
@@ -104,6 +129,8 @@ def test_images_fill_a_grid(drawn):
         (lambda: plot_lines([1, 2], {"a": [1]}, "t", "x", "y"), "'a' has 1 values and x has 2"),
         (lambda: plot_bars([], [], "t", "x"), "0 labels and 0 values make no bars"),
         (lambda: plot_bars(["a"], [1, 2], "t", "x"), "1 labels and 2 values make no bars"),
+        (lambda: plot_range_test([], [], 1.0), "0 rates and 0 losses make no range test"),
+        (lambda: plot_range_test([1.0], [1.0, 2.0], 1.0), "1 rates and 2 losses make no range test"),
         (lambda: plot_differences({}, "t"), "no differences to plot"),
         *[(lambda value=value: plot_differences({"a": 1.0, "b": value}, "t"), "'b' is ") for value in NOT_FINITE],
         (lambda: plot_differences({"a": -1.0}, "t"), "'a' is -1.0; only finite ones from 0 on"),
