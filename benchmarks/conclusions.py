@@ -194,7 +194,7 @@ class Ways:
         data = TensorDataset(*self.front("train")[self.chosen(seed, 100)])
         tuned = nn.Sequential(stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
         torch.manual_seed(seed)
-        train(tuned, data, AdamW(parameter_groups(rates)), epochs, cosine=False)
+        train(tuned, data, AdamW(parameter_groups(rates)), epochs)
         return right(tuned, self.front("held"))
 
     # Lesson 06: 160 images of 80 pixels
