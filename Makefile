@@ -52,6 +52,9 @@ benchmark: $(VENV)/ready    ## the time that saving and loading take, against th
 bench: drawn                ## how fast the course's ways are, against the tutorial's and against a bare minimum
 	$(BIN)/python benchmarks/speed.py
 
+lessons-on-photos: drawn    ## which way wins, on drawn images and on photos: the table in data/README.md
+	$(BIN)/python benchmarks/conclusions.py
+
 badges:                     ## point every link at a fork: make badges REPO=owner/name
 	$(PYTHON) notebooks/maintain.py badges $(REPO)
 
