@@ -475,16 +475,53 @@ exercise.mistake("""The path is gone. It should stay, as text: `str(path)`.""")(
     }
 )
 
-METRICS = {
-    "epoch": 12,
-    "accuracy": np.float64(0.875),
-    "loss": np.float32(0.5),
-    "images": np.int64(400),
-    "is_best": np.bool_(True),
-    "folder": Path("data"),
-    "note": "first run",
-    "rates": [0.1, 0.2],
-}
+exercise.mistake(
+    """The values are right, but you changed the dictionary that was given: whoever goes on with it has lost the path
+    and the numbers. Build a new dictionary, or start with `dict(metrics)`."""
+)(lambda metrics: metrics.update(plainly(lambda value: value.item())(metrics)) or metrics)
+exercise.mistake(
+    """NumPy's truth value is still there: `np.bool_` is no `np.number`. All of NumPy's single values are
+    `np.generic`."""
+)(plainly(lambda value: value.item() if isinstance(value, np.number) else value))
+exercise.mistake(
+    """Only fractions are plain now: NumPy has whole numbers (`int64`) and truth values (`bool_`), too. Ask for
+    `np.generic`, which all of them are."""
+)(plainly(lambda value: value.item() if isinstance(value, np.floating) else value))
+exercise.mistake(
+    """The accuracy is plain, the others are not: `loss` is a `float32`, `images` an `int64`, `is_best` a `bool_`. Ask
+    for `np.generic`, which all of them are."""
+)(plainly(lambda value: value.item() if isinstance(value, np.float64) else value))
+exercise.mistake(
+    """The path is text, the NumPy numbers are not plain yet. Ask for `np.generic`, and take `value.item()`."""
+)(plainly(lambda value: value))
+exercise.mistake(
+    """Two things are left. `float` makes fractions of whole numbers and truth values: use `value.item()`. And the path
+    should become text: `str(path)`."""
+)(plainly(float, path=lambda value: value))
+exercise.mistake(
+    """The values that were plain already are gone: your new dictionary holds only what had to change. Everything else
+    stays as before."""
+)(
+    lambda metrics: {
+        name: value.item() if isinstance(value, np.generic) else str(value)
+        for name, value in metrics.items()
+        if isinstance(value, np.generic | Path)
+    }
+)
+
+
+def measured():
+    """New for each look: an answer may change what it is given."""
+    return {
+        "epoch": 12,
+        "accuracy": np.float64(0.875),
+        "loss": np.float32(0.5),
+        "images": np.int64(400),
+        "is_best": np.bool_(True),
+        "folder": Path("data"),
+        "note": "first run",
+        "rates": [0.1, 0.2],
+    }
 
 
 def typed(metrics):
@@ -493,18 +530,18 @@ def typed(metrics):
 
 @exercise.probe("the values, and their types")
 def _(plain):
-    return typed(plain(METRICS))
+    return typed(plain(measured()))
 
 
 @exercise.probe("the safe reader")
 def _(plain):
-    torch.save(plain(METRICS), "metrics.pt")
+    torch.save(plain(measured()), "metrics.pt")
     return attempt(lambda: torch.load("metrics.pt", weights_only=True))
 
 
 @exercise.probe("the dictionary that was given, afterwards")
 def _(plain):
-    given = dict(METRICS)
+    given = measured()
     plain(given)
     return typed(given)
 
