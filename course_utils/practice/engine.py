@@ -110,7 +110,8 @@ class Exercise:
         if isinstance(got, Raised) and got.where:
             return f"Your {got.where.replace(', `', ' is `', 1)}, and it raises {got.error}{got.more}."
         if isinstance(got, Raised):
-            return f"Looked at: {what}. Expected {show(expected)}, but what came back could not be used ({got.error}{got.more})."
+            error = f"{got.error}{got.more}"
+            return f"Looked at: {what}. Expected {show(expected)}, but what came back could not be used ({error})."
         return f"Looked at: {what}. Expected {show(expected)}, got {show(got)}."
 
 
