@@ -83,13 +83,7 @@ class Exercise:
         if not callable(answer):
             name = self.stub.__name__
             return Diagnosis("unknown", f'Give the function itself, without calling it: check("{self.id}", {name}).')
-        returned = []
-
-        @functools.wraps(answer, updated=())
-        def watched(*args, **kwargs):
-            returned.append(answer(*args, **kwargs))
-            return returned[-1]
-
+        watched, returned = watch(answer)
         self.known(self.right[0])  # first, so that what PyTorch loads late is not on the answer's clock
         got = self.fingerprint(watched, sandbox.LIMIT)
         if any(same(got, self.known(function)) for function in self.right):
@@ -101,9 +95,12 @@ class Exercise:
                 theirs = next((f" ({one})" for one in got if isinstance(one, Raised) and one.where), "")
                 return Diagnosis("wrong", reason + theirs)
         differs = [not same(one, other) for one, other in zip(got, self.known(self.right[0]))].index(True)
-        forgotten = (
-            " Your function returns None: is a `return` missing?" if {*map(type, returned)} == {type(None)} else ""
-        )
+        forgotten = ""
+        if {*map(type, returned)} == {type(None)}:
+            solution, ours = watch(self.right[0])
+            self.fingerprint(solution)
+            if {*map(type, ours)} != {type(None)}:  # a task may ask for a function that returns nothing
+                forgotten = " Your function returns None: is a `return` missing?"
         return Diagnosis("unknown", self._difference(differs, got[differs]) + forgotten)
 
     def _difference(self, number: int, got) -> str:
@@ -111,10 +108,23 @@ class Exercise:
         if got is HANGS:
             return f"It has not ended after {sandbox.LIMIT:g} seconds, so it was stopped. Which loop does not end?"
         if isinstance(got, Raised) and got.where:
-            return f"Your {got.where.replace(', `', ' is `', 1)}, and it raises {got.error}."
+            return f"Your {got.where.replace(', `', ' is `', 1)}, and it raises {got.error}{got.more}."
         if isinstance(got, Raised):
-            return f"Looked at: {what}. Expected {show(expected)}, but what came back could not be used ({got.error})."
+            error = f"{got.error}{got.more}"
+            return f"Looked at: {what}. Expected {show(expected)}, but what came back could not be used ({error})."
         return f"Looked at: {what}. Expected {show(expected)}, got {show(got)}."
+
+
+def watch(function: Callable) -> tuple[Callable, list]:
+    """The same function, and the list of what it will have returned."""
+    returned = []
+
+    @functools.wraps(function, updated=())
+    def watched(*args, **kwargs):
+        returned.append(function(*args, **kwargs))
+        return returned[-1]
+
+    return watched, returned
 
 
 def source(function: Callable) -> str:

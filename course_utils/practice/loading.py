@@ -1,5 +1,6 @@
 """Practice to lesson 2, Loading models."""
 
+import re
 import zipfile
 from pathlib import Path
 from unittest.mock import patch
@@ -58,8 +59,8 @@ def load(path):
 
 
 @exercise.mistake(
-    """A file with other names was accepted, and its layers kept their random weights: that is what `strict=False` does.
-    Leave it out."""
+    """A file with other names was accepted, and its layers kept their random weights: that is what `strict=False` does,
+    and an `except` around the load. Leave it out."""
 )
 def load(path):
     model = Net()
@@ -112,6 +113,24 @@ def attempt(work, kinds=Exception):
     except kinds:
         return "an error"
     return "accepted"
+
+
+@exercise.mistake(
+    """Two lines are not there yet. Without `map_location="cpu"`, a file from a computer with a GPU cannot be loaded
+    here. And the model is in train mode: call `model.eval()` before you return it."""
+)
+def load(path):
+    model = Net()
+    model.load_state_dict(torch.load(path))
+    return model
+
+
+@exercise.mistake(
+    """This is the dictionary from the file, each tensor where it was saved. Load it to the CPU, put it into a `Net()`
+    by `load_state_dict`, and return that model."""
+)
+def load(path):
+    return torch.load(path)
 
 
 @exercise.probe("what comes back")
@@ -231,7 +250,66 @@ def without(state_dict, prefix):
     return nn.modules.utils.consume_prefix_in_state_dict_if_present(state_dict, prefix)
 
 
-NAMES = ["module.layer.weight", "module.submodule.weight", "module.model.bias", "module.module.bias", "head.weight"]
+NAMES = ["module.layer.weight", "module.submodule.weight", "module.model.bias", "module.module.bias"]
+NAMES += ["head.module.weight", "modules.bias"]
+
+
+@exercise.mistake(
+    """You changed the first place where the prefix is found, and that may be the middle of a name, as in
+    `head.module.weight`. Use `removeprefix`, which looks at the beginning only."""
+)
+def without(state_dict, prefix):
+    return {name.replace(prefix, "", 1): tensor for name, tensor in state_dict.items()}
+
+
+@exercise.mistake(
+    """You kept what stands behind the last prefix, so `module.module.bias` lost two, and middles of names were cut.
+    Take one off, at the beginning: `removeprefix`."""
+)
+def without(state_dict, prefix):
+    return {name.split(prefix)[-1]: tensor for name, tensor in state_dict.items()}
+
+
+@exercise.mistake(
+    """You took the prefix off until none was left. `module.module.bias` should lose it once: what comes behind belongs
+    to the name."""
+)
+def without(state_dict, prefix):
+    renamed = {}
+    for name, tensor in state_dict.items():
+        while name.startswith(prefix):
+            name = name.removeprefix(prefix)
+        renamed[name] = tensor
+    return renamed
+
+
+@exercise.mistake(
+    """In a regular expression the point stands for any letter, so `modules.bias` lost its beginning, too. Use
+    `re.escape(prefix)`, or simply `removeprefix`."""
+)
+def without(state_dict, prefix):
+    return {re.sub(f"^{prefix}", "", name): tensor for name, tensor in state_dict.items()}
+
+
+@exercise.mistake(
+    """The old names are still there, beside the new ones. Begin with an empty dictionary, and put each tensor in under
+    one name."""
+)
+def without(state_dict, prefix):
+    return {**state_dict, **{name.removeprefix(prefix): tensor for name, tensor in state_dict.items()}}
+
+
+@exercise.mistake(
+    """You take off `module.`, whatever prefix is asked for. Other wrappers have others, such as `_orig_mod.`: use the
+    argument `prefix`."""
+)
+def without(state_dict, prefix):
+    return {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
+
+
+@exercise.mistake("""These are the names alone. The tensors belong to them: return a dictionary.""")
+def without(state_dict, prefix):
+    return [name.removeprefix(prefix) for name in state_dict]
 
 
 @exercise.probe(f"the names for {', '.join(NAMES)}")
@@ -287,8 +365,8 @@ def warm_start(model, state_dict):
 
 
 @exercise.mistake(
-    """The shapes of the head do not fit, and `strict=False` never forgives a shape. Leave the two names out of the
-    dictionary before you load it."""
+    """You loaded the head as well. Its shapes do not fit, and no `strict` forgives a shape: leave the two names out of
+    the dictionary before you load it."""
 )
 def warm_start(model, state_dict):
     result = model.load_state_dict(state_dict, strict=False)
@@ -354,6 +432,71 @@ def warm_start(model, state_dict):
     return model
 
 
+@exercise.mistake(
+    """`strict=False` forgives names, never shapes: the head stops you, and a file with other names
+    is accepted without a word. Leave the head's two names out, and look at the lists that come back."""
+)
+def warm_start(model, state_dict):
+    model.load_state_dict(state_dict, strict=False)
+    return model
+
+
+@exercise.mistake(
+    """The head is left out, and the strict load misses it. Load with `strict=False`, and see to it that the two names,
+    and no others, are missing."""
+)
+def warm_start(model, state_dict):
+    new = {"classifier.1.weight", "classifier.1.bias"}
+    model.load_state_dict({name: one for name, one in state_dict.items() if name not in new})
+    return model
+
+
+@exercise.mistake(
+    """You took whatever fits by name and shape, and the rest without a word: a file with other names loads nothing, and
+    nobody hears of it. Name the two tensors that may be new, and demand all others."""
+)
+def warm_start(model, state_dict):
+    own = model.state_dict()
+    fitting = {name: one for name, one in state_dict.items() if name in own and one.shape == own[name].shape}
+    model.load_state_dict(own | fitting)
+    return model
+
+
+@exercise.mistake(
+    """Two faults. A file with other names is accepted silently: look at the lists that `load_state_dict` returns. And
+    you took the head out of the dictionary that was given (`pop`, `del`): build a new one."""
+)
+def warm_start(model, state_dict):
+    for name in ("classifier.1.weight", "classifier.1.bias"):
+        state_dict.pop(name, None)
+    model.load_state_dict(state_dict, strict=False)
+    return model
+
+
+@exercise.mistake(
+    """The load is right, and you gave the old classes their old rows. That is a good idea, in the lesson; here the task
+    asks for a head that is all new."""
+)
+def warm_start(model, state_dict):
+    new = {"classifier.1.weight", "classifier.1.bias"}
+    kept = {name: one for name, one in state_dict.items() if name not in new}
+    result = model.load_state_dict(kept, strict=False)
+    assert set(result.missing_keys) == new and not result.unexpected_keys
+    with torch.no_grad():
+        for name in new:
+            model.get_parameter(name)[:2] = state_dict[name]
+    return model
+
+
+@exercise.mistake(
+    """You returned the report of `load_state_dict`. Read it, raise an error when it is not as expected, and return the
+    model."""
+)
+def warm_start(model, state_dict):
+    new = {"classifier.1.weight", "classifier.1.bias"}
+    return model.load_state_dict({name: one for name, one in state_dict.items() if name not in new}, strict=False)
+
+
 @exercise.probe("the tensors that are those of the file")
 def _(warm_start):
     file, model = tensors(net()), Net(classes=3)
@@ -368,6 +511,15 @@ def _(warm_start):
     loaded = warm_start(model, tensors(net()))
     kept = sum(torch.equal(then[name], one) for name, one in loaded.state_dict().items() if "classifier" in name)
     return {"outputs": loaded(batch()[0]).shape[1], "tensors that stayed new": kept}
+
+
+@exercise.probe("a file whose head has three classes, too")
+def _(warm_start):
+    file, model = tensors(net(classes=3)), Net(classes=3)
+    then = tensors(model)
+    loaded = warm_start(model, file)
+    kept = [torch.equal(then[name], one) for name, one in loaded.state_dict().items() if "classifier" in name]
+    return "the head is new" if all(kept) else "the head is that of the file"
 
 
 def outcome(warm_start, change):
@@ -475,16 +627,53 @@ exercise.mistake("""The path is gone. It should stay, as text: `str(path)`.""")(
     }
 )
 
-METRICS = {
-    "epoch": 12,
-    "accuracy": np.float64(0.875),
-    "loss": np.float32(0.5),
-    "images": np.int64(400),
-    "is_best": np.bool_(True),
-    "folder": Path("data"),
-    "note": "first run",
-    "rates": [0.1, 0.2],
-}
+exercise.mistake(
+    """The values are right, but you changed the dictionary that was given: whoever goes on with it has lost the path
+    and the numbers. Build a new dictionary, or start with `dict(metrics)`."""
+)(lambda metrics: metrics.update(plainly(lambda value: value.item())(metrics)) or metrics)
+exercise.mistake(
+    """NumPy's truth value is still there: `np.bool_` is no `np.number`. All of NumPy's single values are
+    `np.generic`."""
+)(plainly(lambda value: value.item() if isinstance(value, np.number) else value))
+exercise.mistake(
+    """Only fractions are plain now: NumPy has whole numbers (`int64`) and truth values (`bool_`), too. Ask for
+    `np.generic`, which all of them are."""
+)(plainly(lambda value: value.item() if isinstance(value, np.floating) else value))
+exercise.mistake(
+    """The accuracy is plain, the others are not: `loss` is a `float32`, `images` an `int64`, `is_best` a `bool_`. Ask
+    for `np.generic`, which all of them are."""
+)(plainly(lambda value: value.item() if isinstance(value, np.float64) else value))
+exercise.mistake(
+    """The path is text, the NumPy numbers are not plain yet. Ask for `np.generic`, and take `value.item()`."""
+)(plainly(lambda value: value))
+exercise.mistake(
+    """Two things are left. `float` makes fractions of whole numbers and truth values: use `value.item()`. And the path
+    should become text: `str(path)`."""
+)(plainly(float, path=lambda value: value))
+exercise.mistake(
+    """The values that were plain already are gone: your new dictionary holds only what had to change. Everything else
+    stays as before."""
+)(
+    lambda metrics: {
+        name: value.item() if isinstance(value, np.generic) else str(value)
+        for name, value in metrics.items()
+        if isinstance(value, np.generic | Path)
+    }
+)
+
+
+def measured():
+    """New for each look: an answer may change what it is given."""
+    return {
+        "epoch": 12,
+        "accuracy": np.float64(0.875),
+        "loss": np.float32(0.5),
+        "images": np.int64(400),
+        "is_best": np.bool_(True),
+        "folder": Path("data"),
+        "note": "first run",
+        "rates": [0.1, 0.2],
+    }
 
 
 def typed(metrics):
@@ -493,18 +682,18 @@ def typed(metrics):
 
 @exercise.probe("the values, and their types")
 def _(plain):
-    return typed(plain(METRICS))
+    return typed(plain(measured()))
 
 
 @exercise.probe("the safe reader")
 def _(plain):
-    torch.save(plain(METRICS), "metrics.pt")
+    torch.save(plain(measured()), "metrics.pt")
     return attempt(lambda: torch.load("metrics.pt", weights_only=True))
 
 
 @exercise.probe("the dictionary that was given, afterwards")
 def _(plain):
-    given = dict(METRICS)
+    given = measured()
     plain(given)
     return typed(given)
 
@@ -708,6 +897,33 @@ def evaluated(accuracy, mode):
 def answers_to(model, x):
     with torch.no_grad():
         return model.eval()(x).argmax(dim=1)
+
+
+@exercise.mistake(
+    """The number is right. Two lines are not there yet: the forward pass still records gradients, so put it in `with
+    torch.no_grad():`. And the model stays in eval mode: give it back the mode in which it came."""
+)
+def accuracy(model, images, labels):
+    return (model.eval()(images).argmax(dim=1) == labels).float().mean().item()
+
+
+@exercise.mistake(
+    """The number is right. But the forward pass still records gradients: put it in `with torch.no_grad():`. And
+    `model.train()` at the end is wrong for a model that came in eval mode: note `model.training` at the start."""
+)
+def accuracy(model, images, labels):
+    right = model.eval()(images).argmax(dim=1) == labels
+    model.train()
+    return right.float().mean().item()
+
+
+@exercise.mistake("""This is in percent. The accuracy here is a share, from 0 to 1: do not multiply by 100.""")
+def accuracy(model, images, labels):
+    mode = model.training
+    with torch.no_grad():
+        right = model.eval()(images).argmax(dim=1) == labels
+    model.train(mode)
+    return 100 * right.float().mean().item()
 
 
 @exercise.probe("how far the accuracy of 50 images is from that in eval mode")

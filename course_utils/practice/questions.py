@@ -68,7 +68,8 @@ def judge(one: Question, choice: str) -> tuple[str, str]:
         return "wrong", f"There is no answer {', '.join(sorted(unknown))}."
     true = {letter for letter, (_, is_true, _) in one.options.items() if is_true}
     if chosen == true:
-        return "right", f"Right. {' '.join(one.options[letter][2] for letter in sorted(true))}"
+        reasons = [f"{letter}: {one.options[letter][2]}" for letter in sorted(true)]
+        return "right", f"Right. {' '.join(reasons)}"
     wrong = [f"{letter}: {one.options[letter][2]}" for letter in sorted(chosen - true)]
     missing = " What you chose is true, and there is more." if not wrong else ""
     return "wrong", f"Wrong.{missing} {' '.join(wrong)}".strip()

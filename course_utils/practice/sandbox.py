@@ -12,6 +12,7 @@ import os
 import random
 import sysconfig
 import tempfile
+import textwrap
 import threading
 import traceback
 import warnings
@@ -35,6 +36,7 @@ class Raised:
 
     error: str
     where: str = field(default="", compare=False)  # the same mistake stands in other lines of other students
+    more: str = field(default="", compare=False)  # what PyTorch says below "Error(s) in loading state_dict for Net:"
 
     def __str__(self) -> str:
         return f"{self.error}{f' in {self.where}' if self.where else ''}"
@@ -57,7 +59,7 @@ def apart(work: Callable, limit: float | None = None):
         except _TooLong:
             pass
         except BaseException as error:
-            results.append(Raised(_what(error), _where(error)))
+            results.append(Raised(_what(error), _where(error), _more(error)))
 
     with undisturbed():
         thread = threading.Thread(target=run, daemon=True)
@@ -96,6 +98,12 @@ def _what(error: BaseException) -> str:
     """The error as the last line of a traceback, without this machine's folders; the first line of a long message."""
     message = str(error).replace(os.getcwd() + os.sep, "").strip().partition("\n")[0]
     return f"{type(error).__name__}{f': {message}' if message else ''}"
+
+
+def _more(error: BaseException) -> str:
+    """The second line of a message whose first one only announces it."""
+    first, _, rest = str(error).strip().partition("\n")
+    return f" {textwrap.shorten(rest.strip().partition(chr(10))[0], 150)}".rstrip(". ") if first.endswith(":") else ""
 
 
 def _where(error: BaseException) -> str:

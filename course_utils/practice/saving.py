@@ -2,6 +2,8 @@
 
 import copy
 import os
+import pickle
+import zipfile
 
 import numpy as np
 import torch
@@ -93,6 +95,11 @@ def keep(model):
     return copy.deepcopy(model.eval().state_dict())
 
 
+@exercise.mistake("""You returned the method, not what it gives: the brackets are missing, `model.state_dict()`.""")
+def keep(model):
+    return copy.deepcopy(model.state_dict)
+
+
 @exercise.probe("the tensors that follow one more training step")
 def _(keep):
     model = net()
@@ -132,8 +139,8 @@ exercise = Exercise(
     "01.2",
     "How large will the file be?",
     task="""Before you save a model you want to know how much disk it needs. Write `bytes_of(model)`: the number of
-    bytes of all the tensors that `torch.save(model.state_dict(), path)` writes. It must also be right for a model in
-    16 bits, and for one with frozen layers.""",
+    bytes of all the tensors that `torch.save(model.state_dict(), path)` writes, without the little that the zip around
+    them takes. It must also be right for a model in 16 bits, and for one with frozen layers.""",
     hint="""The file holds what the `state_dict` holds. A tensor knows its own bytes: `tensor.nbytes`.""",
     shows="""You counted what the file holds: parameters and buffers, each in its own type, frozen or not.""",
 )
@@ -197,6 +204,35 @@ def bytes_of(model):
 )
 def bytes_of(model):
     return len(model.state_dict())
+
+
+@exercise.mistake(
+    """Four bytes for each parameter is the rule of thumb. It forgets the buffers, and a number in 16 bits takes two
+    bytes: add up the `nbytes` of every tensor in `model.state_dict()`."""
+)
+def bytes_of(model):
+    return sum(4 * one.numel() for one in model.parameters())
+
+
+@exercise.mistake(
+    """You counted only what learns. `requires_grad` says nothing about saving: frozen parameters and the buffers are in
+    the file, too. Go through `model.state_dict()`."""
+)
+def bytes_of(model):
+    return sum(one.nbytes for one in model.parameters() if one.requires_grad)
+
+
+@exercise.mistake(
+    """You took the type of the first parameter for all tensors. BatchNorm's counter is a whole number of eight bytes:
+    ask each tensor, by `nbytes` or `element_size()`."""
+)
+def bytes_of(model):
+    return sum(one.numel() for one in model.state_dict().values()) * next(model.parameters()).element_size()
+
+
+@exercise.mistake("""These are kilobytes. The task asks for bytes: do not divide by 1000.""")
+def bytes_of(model):
+    return sum(one.nbytes for one in model.state_dict().values()) / 1000
 
 
 @exercise.probe("the bytes of a small model")
@@ -297,6 +333,60 @@ def save(model, path):
     torch.save({"model": model.state_dict()}, path)
 
 
+@exercise.mistake(
+    """The file is right, but your own model is in eval mode now, and its training would go on without dropout. Saving
+    needs no mode: leave `eval()` out."""
+)
+def save(model, path):
+    torch.save(model.eval().state_dict(), path)
+
+
+@exercise.mistake(
+    """You saved the method, and with it the whole model: the brackets are missing. Write `model.state_dict()`."""
+)
+def save(model, path):
+    torch.save(model.state_dict, path)
+
+
+@exercise.mistake(
+    """You saved NumPy arrays, and the safe reader refuses them. The tensors of the `state_dict` can go into the file as
+    they are."""
+)
+def save(model, path):
+    torch.save({name: tensor.numpy() for name, tensor in model.state_dict().items()}, path)
+
+
+@exercise.mistake(
+    """Beside the weights stands the class itself, so the safe reader refuses the file. A class is only an address:
+    leave it out, and save the `state_dict` alone."""
+)
+def save(model, path):
+    torch.save({"model": model.state_dict(), "class": type(model)}, path)
+
+
+@exercise.mistake(
+    """This is a plain pickle, not a file of `torch.save`, and `torch.load` does not read it. Write
+    `torch.save(model.state_dict(), path)`."""
+)
+def save(model, path):
+    with open(path, "wb") as file:
+        pickle.dump(model.state_dict(), file)
+
+
+@exercise.probe("what the safe reader refuses in the file")
+def _(save):
+    save(net(), "weights")
+    try:
+        torch.load("weights", weights_only=True)
+    except pickle.UnpicklingError:
+        if not zipfile.is_zipfile("weights"):
+            return "all of it"
+        names = torch.serialization.get_unsafe_globals_in_checkpoint("weights")
+        kinds = {"layers": "torch.nn.modules", "classes": "course_utils", "methods": "builtins.", "arrays": "numpy"}
+        return [kind for kind, begin in kinds.items() if any(name.startswith(begin) for name in names)]
+    return []
+
+
 @exercise.probe('the files in an empty folder after `save(model, "weights")`')
 def _(save):
     save(net(), "weights")
@@ -391,6 +481,23 @@ def first_rows(table, count):
 @exercise.mistake("""These are the right numbers, in a list. The task asks for a tensor.""")
 def first_rows(table, count):
     return table[:count].tolist()
+
+
+@exercise.mistake("""This is one row too many: the end of a slice is not part of it, so `table[:count]` has `count`.""")
+def first_rows(table, count):
+    return table[: count + 1].clone()
+
+
+@exercise.mistake("""You always take ten rows. How many it should be stands in `count`.""")
+def first_rows(table, count):
+    return table[:10].clone()
+
+
+@exercise.mistake(
+    """Your rows follow the table: `numpy()` and `from_numpy` share the memory, they copy nothing. Use `clone()`."""
+)
+def first_rows(table, count):
+    return torch.from_numpy(table[:count].numpy())
 
 
 @exercise.probe("the first two of the rows 0 1 2, 3 4 5, …")
@@ -529,6 +636,83 @@ def packed(package, model):
     return torch.load("shared.pt", weights_only=True)
 
 
+@exercise.mistake(
+    """The accuracy has lost digits. Round where you print it; in the file keep all of it, `float(accuracy)`."""
+)
+def package(model, config, classes, accuracy):
+    return {
+        "model_state_dict": model.state_dict(),
+        "config": config,
+        "classes": classes,
+        "accuracy": round(float(accuracy), 2),
+        "torch": str(torch.__version__),
+    }
+
+
+@exercise.mistake("""The accuracy is in percent now, and nobody can see that in the file. Store it as it came.""")
+def package(model, config, classes, accuracy):
+    return {
+        "model_state_dict": model.state_dict(),
+        "config": config,
+        "classes": classes,
+        "accuracy": 100 * float(accuracy),
+        "torch": str(torch.__version__),
+    }
+
+
+@exercise.mistake(
+    """The version is not the one that runs here. Take it from `torch.__version__`: what is typed by hand grows old."""
+)
+def package(model, config, classes, accuracy):
+    return {
+        "model_state_dict": model.state_dict(),
+        "config": config,
+        "classes": classes,
+        "accuracy": float(accuracy),
+        "torch": "2.0",
+    }
+
+
+@exercise.mistake(
+    """A set has no order, so nobody knows which output of the model is which class. Keep the list as it is."""
+)
+def package(model, config, classes, accuracy):
+    return {
+        "model_state_dict": model.state_dict(),
+        "config": config,
+        "classes": set(classes),
+        "accuracy": float(accuracy),
+        "torch": str(torch.__version__),
+    }
+
+
+@exercise.mistake(
+    """The settings are text now, and `Net(**config)` cannot use them. A dictionary of plain values is fine as it is."""
+)
+def package(model, config, classes, accuracy):
+    return {
+        "model_state_dict": model.state_dict(),
+        "config": str(config),
+        "classes": classes,
+        "accuracy": float(accuracy),
+        "torch": str(torch.__version__),
+    }
+
+
+@exercise.mistake(
+    """The parameters are there, the buffers are not, so the weights do not load into a new model. Store
+    `model.state_dict()`."""
+)
+def package(model, config, classes, accuracy):
+    return {
+        "model_state_dict": dict(model.named_parameters()),
+        "config": config,
+        "classes": classes,
+        "accuracy": float(accuracy),
+        "torch": str(torch.__version__),
+    }
+
+
 @exercise.probe("the names in the dictionary")
 def _(package):
     return sorted(package(net(), {"classes": 2}, ["cat", "dog"], np.float64(0.875)))
@@ -547,13 +731,15 @@ def _(package):
 @exercise.probe("settings, classes and accuracy in the file, read by `torch.load(path, weights_only=True)`")
 def _(package):
     read = packed(package, net())
-    return {name: list(read[name]) if name == "classes" else read[name] for name in ("config", "classes", "accuracy")}
+    classes = "a set" if isinstance(read["classes"], set) else list(read["classes"])
+    return {"config": read["config"], "classes": classes, "accuracy": read["accuracy"]}
 
 
 @exercise.probe("the version in the file")
 def _(package):
     version = packed(package, net())["torch"]
-    return "yours" if version == str(torch.__version__) else version
+    here = str(torch.__version__)
+    return "yours" if version in (here, here.partition("+")[0]) else "another one"
 
 
 @exercise.probe("a new model, built from the file")
@@ -622,6 +808,21 @@ def train(model, optimizer, batches, evaluate, epochs):
     return states[losses.index(min(losses))]
 
 
+@exercise.answer
+def train(model, optimizer, batches, evaluate, epochs):
+    best, best_loss = None, float("inf")
+    for _ in range(epochs):
+        model.train()
+        for x, y in batches:
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        loss = evaluate(model)
+        if loss < best_loss:
+            best, best_loss = copy.deepcopy(model), loss
+    return best.state_dict()
+
+
 def partly(alias, forgets, eval_mode):
     """The training with some of its three faults left in."""
 
@@ -645,7 +846,8 @@ def partly(alias, forgets, eval_mode):
 
 
 ALIAS = "`best` still holds the live tensors, so it follows the training: copy them, by `copy.deepcopy`."
-FORGETS = "`best_loss` is never set, so every epoch counts as the best: set it together with `best`."
+FORGETS = """The last epoch comes back, not the best: as long as `best_loss` is not set to the new lowest loss, every
+epoch counts as the best. Set it together with `best`, and return `best`."""
 EVAL_MODE = """`evaluate` leaves the model in eval mode, so from the second epoch on you train without dropout, and
 BatchNorm learns nothing: call `model.train()` at the start of each epoch."""
 exercise.mistake(ALIAS)(partly(True, False, False))
@@ -657,27 +859,101 @@ exercise.mistake(f"Two faults are left. {FORGETS} And {EVAL_MODE}")(partly(False
 
 
 def kept_epoch(train, losses):
-    """(the epoch whose weights come back, BatchNorm's counts, live tensors, size, how often kept)"""
-    model, after, left = seeded(Net), [], list(losses)
+    """(the epoch whose weights come back, BatchNorm's counts, live tensors, size, how often they were read)"""
+    asked = []
+
+    class Watched(Net):  # a class, so that a copy of the model has its own state_dict
+        def state_dict(self, *args, **kwargs):
+            asked.append(1)
+            return super().state_dict(*args, **kwargs)
+
+    model, after, left = seeded(Watched), [], list(losses)
 
     def evaluate(given):
-        after.append({name: one.clone() for name, one in tensors_of().items()})
+        after.append({name: one.clone() for name, one in Net.state_dict(model).items()})
         given.eval()
         return left.pop(0)
 
-    tensors_of, asked = model.state_dict, []
-    model.state_dict = lambda *args, **kwargs: asked.append(1) or tensors_of(*args, **kwargs)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     best = train(model, optimizer, [batch(1), batch(2)], evaluate, len(losses))
     kept = len(asked)
-    alias = [name for name, one in tensors_of().items() if one.data_ptr() == best[name].data_ptr()]
+    alias = [name for name, one in model.state_dict().items() if one.data_ptr() == best[name].data_ptr()]
     epochs = [
         number
         for number, state in enumerate(after, 1)
         if all(same_bits(best[name], one) for name, one in state.items())
     ]
     size = sum(one.double().norm().item() for one in best.values())
-    return epochs, [int(state["features.0.1.num_batches_tracked"]) for state in after], len(alias), kept, size
+    return epochs, [int(state["features.0.1.num_batches_tracked"]) for state in after], len(alias), size, kept
+
+
+@exercise.mistake(
+    """The copy comes too late: until the `return`, `best` holds the live tensors, and you copy the last epoch. Copy in
+    the loop, when the epoch is the best."""
+)
+def train(model, optimizer, batches, evaluate, epochs):
+    best, best_loss = None, float("inf")
+    for _ in range(epochs):
+        model.train()
+        for x, y in batches:
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        loss = evaluate(model)
+        if loss < best_loss:
+            best, best_loss = model.state_dict(), loss
+    return copy.deepcopy(best)
+
+
+@exercise.mistake(
+    """The right weights come back as the live tensors of the model, so they change when the training goes on. Return
+    the copy itself, `best`."""
+)
+def train(model, optimizer, batches, evaluate, epochs):
+    best, best_loss = None, float("inf")
+    for _ in range(epochs):
+        model.train()
+        for x, y in batches:
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        loss = evaluate(model)
+        if loss < best_loss:
+            best, best_loss = copy.deepcopy(model.state_dict()), loss
+    model.load_state_dict(best)
+    return model.state_dict()
+
+
+@exercise.mistake(
+    """Nothing was kept: no loss is higher than infinity. The best epoch has the *lowest* loss, so ask `<`."""
+)
+def train(model, optimizer, batches, evaluate, epochs):
+    best, best_loss = None, float("inf")
+    for _ in range(epochs):
+        model.train()
+        for x, y in batches:
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        loss = evaluate(model)
+        if loss > best_loss:
+            best, best_loss = copy.deepcopy(model.state_dict()), loss
+    return best
+
+
+@exercise.mistake("""You return a whole model. The task asks for its weights: keep a copy of `model.state_dict()`.""")
+def train(model, optimizer, batches, evaluate, epochs):
+    best, best_loss = None, float("inf")
+    for _ in range(epochs):
+        model.train()
+        for x, y in batches:
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        loss = evaluate(model)
+        if loss < best_loss:
+            best, best_loss = copy.deepcopy(model), loss
+    return best
 
 
 @exercise.probe("the steps that BatchNorm counted, after each of three epochs of two batches")
@@ -702,12 +978,12 @@ def _(train):
 
 @exercise.probe("the size of the weights that come back")
 def _(train):
-    return kept_epoch(train, [0.5, 0.3, 0.4])[4]
-
-
-@exercise.probe("how often the weights are kept, for the losses 0.5, 0.3, 0.4")
-def _(train):
     return kept_epoch(train, [0.5, 0.3, 0.4])[3]
+
+
+@exercise.probe("how often the weights are read, for the losses 0.5, 0.3, 0.4")
+def _(train):
+    return kept_epoch(train, [0.5, 0.3, 0.4])[4]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
