@@ -519,14 +519,14 @@ def with_the_course_s(model):
 
 
 @answer("05.5")
-def the_module(logits, labels):
-    return nn.BCEWithLogitsLoss()(logits, labels.float().unsqueeze(1))
+def by_a_loop(labels, classes):
+    return [len(labels) / (classes * sum(int(label) == k for label in labels)) for k in range(classes)]
 
 
 @answer("05.5")
-def by_hand(logits, labels):
-    x = logits[:, 0]
-    return (F.softplus(x) - x * labels).mean()
+def by_the_mean_count(labels, classes):
+    counts = F.one_hot(labels, classes).sum(dim=0).float()
+    return counts.mean() / counts
 
 
 @answer("05.6")

@@ -72,7 +72,7 @@ exercise.mistake(f"Two faults are left. {TWICE} And: {GRAPH}")(caching(True, Fal
 exercise.mistake(f"Two faults are left. {TRAIN} And: {GRAPH}")(caching(False, True, True))
 
 
-@exercise.mistake("""These are the features of the last batch only. Collect them in a list, and `torch.cat` the
+@exercise.mistake("""These are the features of one batch only. Collect them in a list, and `torch.cat` the
     list.""")
 def cache(backbone, loader):
     backbone.eval()
@@ -80,6 +80,23 @@ def cache(backbone, loader):
         for images, labels in loader:
             features = backbone(images)
     return features, labels
+
+
+@exercise.mistake(
+    """No head can learn from these: a tensor made in `torch.inference_mode()` may not be saved for backward. Use
+    `torch.no_grad()`."""
+)
+def cache(backbone, loader):
+    with torch.inference_mode():
+        return caching(False, False, False)(backbone, loader)
+
+
+@exercise.mistake("""Two lists came back, one entry for each batch. Two tensors were asked for: `torch.cat` each.""")
+def cache(backbone, loader):
+    backbone.eval()
+    with torch.no_grad():
+        pairs = [(backbone(images), labels) for images, labels in loader]
+    return [features for features, _ in pairs], [labels for _, labels in pairs]
 
 
 def cached_pairs(cache):
@@ -125,6 +142,15 @@ def _(cache):
 @exercise.probe("the graph of the features")
 def _(cache):
     return "carried along" if cached_pairs(cache)[0].requires_grad else "none"
+
+
+@exercise.probe("a head that learns from the features")
+def _(cache):
+    try:
+        nn.Linear(8, 2)(cached_pairs(cache)[0]).sum().backward()
+    except RuntimeError:
+        return "cannot learn from them"
+    return "learns"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -195,8 +221,50 @@ def views(backbone, images, labels, augment, count):
         return torch.stack([backbone(augment(images)) for _ in range(count)]).mean(dim=0), labels
 
 
+@exercise.mistake(
+    """You augmented what was augmented already: the third view is changed three times. Give `augment` the images
+    themselves each time, and keep what comes back in another name."""
+)
+def views(backbone, images, labels, augment, count):
+    features = []
+    with torch.no_grad():
+        for _ in range(count):
+            images = augment(images)
+            features.append(backbone(images))
+    return torch.cat(features), labels.repeat(count)
+
+
+@exercise.mistake(
+    """You augmented the features. An augmentation is made for images: first `augment(images)`, then the backbone."""
+)
+def views(backbone, images, labels, augment, count):
+    with torch.no_grad():
+        features = backbone(images)
+    return torch.cat([augment(features) for _ in range(count)]), labels.repeat(count)
+
+
+@exercise.mistake("""The first view is not augmented. `count` views that are were asked for.""")
+def views(backbone, images, labels, augment, count):
+    with torch.no_grad():
+        features = [backbone(images), *(backbone(augment(images)) for _ in range(count - 1))]
+    return torch.cat(features), labels.repeat(count)
+
+
+@exercise.mistake("""The features have a dimension too many: `stack` makes a new one. `torch.cat` the views.""")
+def views(backbone, images, labels, augment, count):
+    with torch.no_grad():
+        return torch.stack([backbone(augment(images)) for _ in range(count)]), labels.repeat(count)
+
+
+@exercise.mistake("""There is one view too many: the plain images came on top. `count` views were asked for.""")
+def views(backbone, images, labels, augment, count):
+    with torch.no_grad():
+        features = [backbone(images), *(backbone(augment(images)) for _ in range(count))]
+    return torch.cat(features), labels.repeat(count + 1)
+
+
 def viewed(views, count=3):
-    """(features, labels, the plain features of the images) of six images; a view adds 5, 10, … and a little noise."""
+    """(features, labels, the plain features of the images) of six images; a view adds noise."""
     backbone, images = net().features.eval(), batch(4, 6)[0]
     features, labels = views(backbone, images, torch.arange(6), lambda one: one + 0.5 * torch.randn(one.shape), count)
     return features, labels, backbone(images).detach()
@@ -213,6 +281,15 @@ def _(views):
     features, _, plain = viewed(views)
     parts = features.detach().round(decimals=4).split(6)
     return [len({tuple(part.flatten().tolist()) for part in parts}), not torch.allclose(parts[0], plain, atol=1e-3)]
+
+
+@exercise.probe("three views of images of 1, where `augment` adds 1 and the backbone doubles")
+def _(views):
+    double = nn.Linear(1, 1, bias=False).eval()
+    with torch.no_grad():
+        double.weight.fill_(2)
+    features, _ = views(double, torch.ones(6, 1), torch.arange(6), lambda one: one + 1, 3)
+    return [part.mean().item() for part in features.detach().split(6)]
 
 
 @exercise.probe("the labels")
@@ -304,6 +381,44 @@ def cached(path, made_of, compute):
     except Exception:
         pass
     return keeping()(path, made_of, compute)
+
+
+@exercise.mistake(
+    """Two faults. A file that is there was used unseen: save `made_of` with the features, and compare. And a damaged
+    one stopped you: compute anew."""
+)
+def cached(path, made_of, compute):
+    if Path(path).exists():
+        return torch.load(path)
+    features = compute()
+    torch.save(features, path)
+    return features
+
+
+@exercise.mistake("""The dictionary came back, both times. Return the features that are in it.""")
+def cached(path, made_of, compute):
+    keeping()(path, made_of, compute)
+    return torch.load(path)
+
+
+@exercise.mistake("""The first time nothing comes back: after the `torch.save`, the features have to be returned.""")
+def cached(path, made_of, compute):
+    computed = []
+    features = keeping()(path, made_of, lambda: computed.append(compute()) or computed[0])
+    return None if computed else features
+
+
+@exercise.mistake("""It is the wrong way round: the file is used when it was made of something else. Write `==`.""")
+def cached(path, made_of, compute):
+    try:
+        saved = torch.load(path)
+        if saved["made_of"] != made_of:
+            return saved["features"]
+    except Exception:
+        pass
+    features = compute()
+    torch.save({"made_of": made_of, "features": features}, path)
+    return features
 
 
 def asked(cached, *made_of, damage=None):
@@ -407,6 +522,25 @@ exercise.mistake("""The result is right, but the layer that was given has change
 exercise.mistake("""The factors run along the wrong side of the weight: one for each *output*, `scale[:, None]`.""")(
     fusing(root, shift, axis=0)
 )
+exercise.mistake("""`norm.bias` is missing: BatchNorm adds it at the end.""")(
+    fusing(root, lambda linear, norm, factor: factor * (linear.bias - norm.running_mean))
+)
+exercise.mistake(
+    """The new bias was not multiplied: `scale * (linear.bias - norm.running_mean) + norm.bias`, with the scale of the
+    weight."""
+)(fusing(root, lambda linear, norm, factor: linear.bias - norm.running_mean + norm.bias))
+exercise.mistake("""The running mean was not multiplied. It is taken off *before* the scale: put it into brackets.""")(
+    fusing(root, lambda linear, norm, factor: factor * linear.bias - norm.running_mean + norm.bias)
+)
+exercise.mistake("""The bias of the linear layer is lost. It goes through BatchNorm like the rest.""")(
+    fusing(root, lambda linear, norm, factor: norm.bias - factor * norm.running_mean)
+)
+exercise.mistake("""`norm.eps` stands outside of the root: it belongs to the variance, under it.""")(
+    fusing(lambda norm: norm.weight / (torch.sqrt(norm.running_var) + norm.eps), shift)
+)
+exercise.mistake(
+    """This computes the right numbers, with two layers as before. Write their numbers into *one* new `nn.Linear`."""
+)(lambda linear, norm: nn.Sequential(linear, norm))
 
 
 def two_layers():
@@ -530,6 +664,44 @@ def faulty(count, is_broken):
     return broken
 
 
+@exercise.mistake(
+    """You asked about one block after the other, and at the end about all of them: up to 16 trainings for 16 blocks. By
+    halves it takes four: ask in the middle of what is left."""
+)
+def faulty(count, is_broken):
+    return next(k - 1 for k in range(1, count + 1) if not is_broken(k))
+
+
+@exercise.mistake(
+    """You asked about one block after the other, from one end to the other: up to 17 trainings for 16 blocks. By halves
+    it takes four: ask in the middle of what is left."""
+)
+def faulty(count, is_broken):
+    return next(k - 1 for k in range(count + 1) if not is_broken(k))
+
+
+@exercise.mistake(
+    """You asked about one block after the other, and took the wrong one: with k blocks frozen, the last of them is
+    number k−1. Subtract 1, and search by halves."""
+)
+def faulty(count, is_broken):
+    return next(k for k in range(1, count + 1) if not is_broken(k))
+
+
+@exercise.mistake(
+    """You asked the same question twice, once in each `if`, and each one is a training. Ask once, with `else`."""
+)
+def faulty(count, is_broken):
+    broken, healthy = 0, count
+    while healthy - broken > 1:
+        middle = (broken + healthy) // 2
+        if is_broken(middle):
+            broken = middle
+        if not is_broken(middle):
+            healthy = middle
+    return broken
+
+
 def search(faulty, count, bad):
     """(the block that is found, how many questions, those at the ends)."""
     questions = []
@@ -621,11 +793,21 @@ def without_gradient(model, x, y):
     return [name for name, one in model.named_parameters() if one.grad is None or not one.grad.any()]
 
 
-@exercise.mistake("""There was no backward pass, so no parameter has a gradient. Compute the loss and call
-`backward()`.""")
+@exercise.mistake("""No parameter has a gradient when you look: there was no `backward()`, or `zero_grad()` came after
+it. First `zero_grad()`, then the backward pass, then look.""")
 def without_gradient(model, x, y):
     model.zero_grad()
     return [name for name, parameter in model.named_parameters() if parameter.grad is None]
+
+
+@exercise.mistake(
+    """Where no gradient arrives, `grad` is `None`, and `None` has no `abs()`. You were looking for zeros, but a
+    gradient of zero did arrive: ask `parameter.grad is None`."""
+)
+def without_gradient(model, x, y):
+    model.zero_grad()
+    F.cross_entropy(model(x), y).backward()
+    return [name for name, parameter in model.named_parameters() if parameter.grad.abs().sum() == 0]
 
 
 class Cut(nn.Module):

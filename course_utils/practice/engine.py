@@ -1,10 +1,9 @@
 """Exercises that answer back. An answer is run on small probes, and what it does is its fingerprint.
 
 The fingerprint of a right implementation: right. That of a named wrong one: its reason. Neither: the first probe whose
-outcome differs, with what was expected. Nothing of the answer's code is read, only what it does is compared.
+outcome differs, with what was expected. Nothing of the answer's code is judged, only what it does is compared.
 """
 
-import functools
 import inspect
 import textwrap
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field
 
 from course_utils.practice import progress, sandbox
 from course_utils.practice.outcomes import plain, same, show
-from course_utils.practice.sandbox import HANGS, Raised, apart
+from course_utils.practice.sandbox import HANGS, Raised, apart, untouched, watch
 
 EXERCISES: dict[str, "Exercise"] = {}
 WORDS = {"not yet": "Not yet.", "right": "Right.", "wrong": "Wrong.", "unknown": "Not right yet."}
@@ -35,13 +34,15 @@ class Exercise:
     task: str
     hint: str
     shows: str  # what a right answer shows
+    idle: str = ""  # what was perhaps written, when it was changed and does what the stub does
     stub: Callable | None = None
     right: list[Callable] = field(default_factory=list)  # the first is the solution that is shown
     wrong: list[tuple[Callable, str]] = field(default_factory=list)
     probes: list[tuple[str, Callable]] = field(default_factory=list)
 
     def __post_init__(self):
-        self.task, self.hint, self.shows = (" ".join(text.split()) for text in (self.task, self.hint, self.shows))
+        for name in ("task", "hint", "shows", "idle"):
+            setattr(self, name, " ".join(getattr(self, name).split()))
         self._known: dict[Callable, list] = {}
         EXERCISES[self.id] = self
 
@@ -89,21 +90,27 @@ class Exercise:
         if any(same(got, self.known(function)) for function in self.right):
             return Diagnosis("right", self.shows)
         if same(got, self.known(self.stub)) or all(str(one).startswith("NotImplementedError") for one in got):
-            return Diagnosis("not yet", "It does what it did when you opened the notebook. Now it is your turn.")
+            if untouched(answer, self.stub):
+                return Diagnosis("not yet", "It does what it did when you opened the notebook. Now it is your turn.")
+            return Diagnosis("not yet", f"What you have written changes nothing yet that counts. {self.idle}".strip())
         for function, reason in self.wrong:
             if same(got, self.known(function)):
                 theirs = next((f" ({one})" for one in got if isinstance(one, Raised) and one.where), "")
                 return Diagnosis("wrong", reason + theirs)
         differs = [not same(one, other) for one, other in zip(got, self.known(self.right[0]))].index(True)
-        forgotten = ""
-        if {*map(type, returned)} == {type(None)}:
-            solution, ours = watch(self.right[0])
-            self.fingerprint(solution)
-            if {*map(type, ours)} != {type(None)}:  # a task may ask for a function that returns nothing
-                forgotten = " Your function returns None: is a `return` missing?"
-        return Diagnosis("unknown", self._difference(differs, got[differs]) + forgotten)
+        only_none = {*map(type, returned)} == {type(None)} and self._gives_something()
+        forgotten = " Your function returns None: is a `return` missing?" if only_none else ""
+        kinds = {type(one).__name__ for one in returned}
+        back = f"what came back, of the type `{kinds.pop()}`," if len(kinds) == 1 else "what came back"
+        return Diagnosis("unknown", self._difference(differs, got[differs], back) + forgotten)
 
-    def _difference(self, number: int, got) -> str:
+    def _gives_something(self) -> bool:
+        """Whether the solution returns anything but None."""
+        solution, returned = watch(self.right[0])
+        self.fingerprint(solution)
+        return {*map(type, returned)} != {type(None)}
+
+    def _difference(self, number: int, got, back: str) -> str:
         what, expected = self.probes[number][0], self.known(self.right[0])[number]
         if got is HANGS:
             return f"It has not ended after {sandbox.LIMIT:g} seconds, so it was stopped. Which loop does not end?"
@@ -111,20 +118,8 @@ class Exercise:
             return f"Your {got.where.replace(', `', ' is `', 1)}, and it raises {got.error}{got.more}."
         if isinstance(got, Raised):
             error = f"{got.error}{got.more}"
-            return f"Looked at: {what}. Expected {show(expected)}, but what came back could not be used ({error})."
+            return f"Looked at: {what}. Expected {show(expected)}, but {back} could not be used ({error})."
         return f"Looked at: {what}. Expected {show(expected)}, got {show(got)}."
-
-
-def watch(function: Callable) -> tuple[Callable, list]:
-    """The same function, and the list of what it will have returned."""
-    returned = []
-
-    @functools.wraps(function, updated=())
-    def watched(*args, **kwargs):
-        returned.append(function(*args, **kwargs))
-        return returned[-1]
-
-    return watched, returned
 
 
 def source(function: Callable) -> str:

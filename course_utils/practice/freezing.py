@@ -19,6 +19,8 @@ exercise = Exercise(
     hint="""`requires_grad` is a flag on each parameter. `module.requires_grad_(False)`, with the `_` at the end,
     sets it for all of them.""",
     shows="""The backbone gets no gradient, and the head is free.""",
+    idle="""The flag is on each parameter. `layer.requires_grad = False` only writes a note on a layer,
+    `parameter.detach()` gives a new tensor, and `torch.no_grad()` ends with its block.""",
 )
 
 
@@ -87,6 +89,15 @@ def freeze(model):
     model.features.eval()
 
 
+@exercise.mistake(
+    """The flags are right, and you have set the mode as well, which this task leaves alone: the next `model.train()`
+    would undo it (06.2)."""
+)
+def freeze(model):
+    model.features.requires_grad_(False)
+    model.features.eval()
+
+
 @exercise.probe("the parameters that get a gradient")
 def _(freeze):
     model = net(steps=0)
@@ -120,6 +131,8 @@ exercise = Exercise(
     hint="""The order matters: first `model.train()`, then `eval()` for the layers in `model.modules()` that are
     frozen.""",
     shows="""Frozen BatchNorm kept its statistics through a training, and everything free trained as usual.""",
+    idle="""Frozen BatchNorm is still in train mode. Does `model.train()` come last? It undoes each `eval()` before it.
+    And the layers inside of blocks are in `model.modules()`, not in `model.children()`.""",
 )
 
 
@@ -134,16 +147,6 @@ def train_mode(model):
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm1d) and not layer.weight.requires_grad:
             layer.eval()
-
-
-@exercise.mistake(
-    """The statistics of the frozen layers still move: `model.train()` came last, and set every layer to train mode
-    again. The `eval()` comes after it."""
-)
-def train_mode(model):
-    model.features.eval()
-    model.train()
-    model.set_to = True
 
 
 @exercise.mistake(
@@ -204,6 +207,39 @@ def train_mode(model):
             layer.requires_grad_(False)
 
 
+@exercise.mistake("""A layer has no flag `requires_grad`, its parameters have. Ask `layer.weight.requires_grad`.""")
+def train_mode(model):
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm1d) and not layer.requires_grad:
+            layer.eval()
+
+
+@exercise.mistake(
+    """All that is frozen or has no parameters is in eval mode: the dropout of the head, too. Ask for BatchNorm:
+    `isinstance(layer, nn.BatchNorm1d)`."""
+)
+def train_mode(model):
+    model.train()
+    for layer in model.modules():
+        if not any(one.requires_grad for one in layer.parameters()):
+            layer.eval()
+
+
+@exercise.mistake(
+    """Every frozen layer is in eval mode. For the linear layers this makes no difference, and the task says: except
+    BatchNorm layers. Ask `isinstance(layer, nn.BatchNorm1d)`."""
+)
+def train_mode(model):
+    model.train()
+    model.features[0].train(model.features[0][0].weight.requires_grad)
+
+
+@exercise.mistake("""`features[1]` is the free block here. Go through all layers, and ask each one for its flag.""")
+def train_mode(model):
+    model.train()
+    model.features[1].eval()
+
+
 def half_frozen():
     model = net(steps=0)
     model.features[0].requires_grad_(False)
@@ -235,11 +271,11 @@ def _(train_mode):
     return in_train_mode(model)
 
 
-@exercise.probe("parameters that learn, and notes on the model")
+@exercise.probe("parameters that learn")
 def _(train_mode):
     model = half_frozen()
     train_mode(model)
-    return [sum(one.requires_grad for one in model.parameters()), hasattr(model, "set_to")]
+    return sum(one.requires_grad for one in model.parameters())
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -304,6 +340,21 @@ def moved(model, before):
 )
 def moved(model, before):
     return [name for name, one in model.named_parameters() if one.requires_grad]
+
+
+@exercise.mistake(
+    """`!=` compares number by number and gives a tensor, and `if` wants one answer. `torch.equal` gives one."""
+)
+def moved(model, before):
+    return [name for name, one in model.state_dict().items() if one != before[name]]
+
+
+@exercise.mistake(
+    """Everything moved, you say. `is` asks whether it is the same object, and a copy never is: compare the numbers with
+    `torch.equal`."""
+)
+def moved(model, before):
+    return [name for name, one in model.state_dict().items() if one is not before[name]]
 
 
 def after(moved, change):
@@ -412,6 +463,47 @@ exercise.mistake(
 def unfreeze(model, optimizer, rate):
     unfreezing()(model, optimizer, rate)
     optimizer.state.clear()
+
+
+@exercise.mistake(
+    """The flags are on, for BatchNorm as well, and the optimizer does not know the block: nothing moves. Freeze
+    BatchNorm again, and call `optimizer.add_param_group(…)` with what is free."""
+)
+def unfreeze(model, optimizer, rate):
+    model.features[1].requires_grad_(True)
+
+
+@exercise.mistake(
+    """The optimizer has the whole block, and its flags are still off: without a gradient nothing moves. Call
+    `requires_grad_(True)`, and leave BatchNorm out of both."""
+)
+def unfreeze(model, optimizer, rate):
+    optimizer.add_param_group({"params": model.features[1].parameters(), "lr": rate})
+
+
+@exercise.mistake(
+    """The flags are right, but BatchNorm's parameters are in the group. Give the optimizer only what is free:
+    `[one for one in model.features[1].parameters() if one.requires_grad]`."""
+)
+def unfreeze(model, optimizer, rate):
+    model.features[1].requires_grad_(True)
+    model.features[1][1].requires_grad_(False)
+    optimizer.add_param_group({"params": model.features[1].parameters(), "lr": rate})
+
+
+@exercise.mistake("""The head has the rate of the block now. Leave its group as it is: each group has its own `lr`.""")
+def unfreeze(model, optimizer, rate):
+    unfreezing()(model, optimizer, rate)
+    optimizer.param_groups[0]["lr"] = rate
+
+
+@exercise.mistake(
+    """The new group holds the head as well, which is in the optimizer already. Take the parameters of
+    `model.features[1]`, not of the model."""
+)
+def unfreeze(model, optimizer, rate):
+    model.features[1][0].requires_grad_(True)
+    optimizer.add_param_group({"params": [one for one in model.parameters() if one.requires_grad], "lr": rate})
 
 
 def phase_one(unfreeze):
@@ -536,6 +628,38 @@ def resume(checkpoint, start_phase):
     model.load_state_dict(checkpoint["model"])
     optimizer.load_state_dict(checkpoint["optimizer"])
     return model, optimizer
+
+
+@exercise.mistake(
+    """Phase 1 is written down, so a training that was stopped in phase 0 cannot go on: its optimizer has one group.
+    Take the phase from the checkpoint."""
+)
+def resume(checkpoint, start_phase):
+    model, optimizer = start_phase(1)
+    model.load_state_dict(checkpoint["model"])
+    optimizer.load_state_dict(checkpoint["optimizer"])
+    return model, optimizer
+
+
+@exercise.mistake(
+    """The phase is right, and nothing was loaded into it. Load `checkpoint["model"]` and `checkpoint["optimizer"]`."""
+)
+def resume(checkpoint, start_phase):
+    return start_phase(checkpoint["phase"])
+
+
+@exercise.mistake(
+    """`load_state_dict` changes the model in place, and what it returns is no model. Do not write `model =` before
+    it."""
+)
+def resume(checkpoint, start_phase):
+    model, optimizer = start_phase(checkpoint["phase"])
+    return model.load_state_dict(checkpoint["model"]), optimizer
+
+
+@exercise.mistake("""Model and optimizer come back in the wrong order: the model first.""")
+def resume(checkpoint, start_phase):
+    return start_phase(checkpoint["phase"])[::-1]
 
 
 def start_phase(phase, seed=1):
@@ -675,6 +799,24 @@ def head_trained(train_head, count=3):
         parameter.register_hook(lambda gradient, name=name: reached.add(name))
     optimizer = train_head(model, 3, [batch(seed) for seed in range(count)])
     return model, before, optimizer, reached
+
+
+@exercise.mistake(
+    """The optimizer was made before the new head, so it holds the old one's parameters, and the new head never learns.
+    First the head, then the optimizer."""
+)
+def train_head(model, classes, batches):
+    optimizer = torch.optim.SGD(model.classifier.parameters(), lr=0.1)
+    model.features.requires_grad_(False)
+    model.classifier = nn.Linear(8, classes)
+    model.train()
+    model.features.eval()
+    for x, y in batches:
+        loss = F.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return optimizer
 
 
 @exercise.probe("the shape of the new head")

@@ -30,6 +30,8 @@ exercise = Exercise(
     `os.replace`.""",
     shows="""A save that died half-way left the old checkpoint whole, and the new one got its name only when all of it
     was on the disk.""",
+    idle="""As long as you write into `path` itself, it is half a file for a while, with `os.fsync` as well: write to
+    another name.""",
 )
 
 
@@ -133,6 +135,16 @@ def epoch_in(path):
         return f"the checkpoint of epoch {torch.load(path, weights_only=True)['epoch']}"
     except Exception:
         return "damaged" if Path(path).exists() else "gone"
+
+
+@exercise.mistake(
+    """You keep a copy of the old checkpoint and still write over `path`: while the save runs, `path` is half a file,
+    and the copy stays behind. Write the *new* one to another name, then `os.replace`."""
+)
+def save(checkpoint, path):
+    if Path(path).exists():
+        shutil.copyfile(path, f"{path}.bak")
+    torch.save(checkpoint, path)
 
 
 @exercise.probe("the file after two saves, and all files in the folder")
@@ -292,6 +304,27 @@ def step_found(newest_good, damage):
     return found["step"] if isinstance(found, dict) else found
 
 
+exercise.mistake(
+    """Two faults. You sorted by name, where `step_9` comes after `step_10`: sort by the number. And a file with a
+    flipped bit is taken: ask `zipfile.ZipFile(path).testzip()` first."""
+)(searching(lambda path: path.name, check=False))
+exercise.mistake(
+    """Two faults. You went by the time of the files, which a copy changes: sort by the number in the name. And a file
+    with a flipped bit is taken: ask `zipfile.ZipFile(path).testzip()` first."""
+)(searching(lambda path: path.stat().st_mtime, check=False))
+
+
+@exercise.mistake("""You return the path of the file. What is in it was asked for: `torch.load(path)`.""")
+def newest_good(folder):
+    for path in sorted(Path(folder).glob("step_*.pt"), key=number, reverse=True):
+        try:
+            if zipfile.ZipFile(path).testzip() is None:
+                return path
+        except zipfile.BadZipFile:
+            continue
+    raise FileNotFoundError("none")
+
+
 @exercise.probe("the step that is found when all four of 8, 9, 10, 11 are whole")
 def _(newest_good):
     return step_found(newest_good, {})
@@ -324,7 +357,7 @@ exercise = Exercise(
     "Put `Training` around your loop",
     task="""This loop loses everything when it is stopped. Put `Training` around it (from `course_utils.checkpoints`),
     with model and optimizer as parts, so that a second call goes on from what is in `folder`. `evaluate(model)` is the
-    `val_loss` of an epoch. It still returns the model.""",
+    `val_loss` of an epoch. It still returns the model of the last epoch, not the best one.""",
     hint="""`with Training(folder, {…}, metric="val_loss") as training:`, then `training.epochs(…)`,
     `training.batches(…)`, and at the end of each epoch `training.end_epoch({"val_loss": …})`.""",
     shows="""Stopped after two epochs and called again, your loop ended with the same bits as without a stop.""",
@@ -415,6 +448,42 @@ def life(train, folder, epochs, seed=1):
         return losses[-1]
 
     return train(folder, model, optimizer, loader, evaluate, epochs), losses
+
+
+@exercise.mistake(
+    """The parts are a list. `Training` wants a dictionary, because each part needs a name in the checkpoint:
+    `{"model": model, "optimizer": optimizer}`."""
+)
+def train(folder, model, optimizer, loader, evaluate, epochs):
+    with Training(folder, [model, optimizer], metric="val_loss"):
+        return model
+
+
+def ending(where):
+    """`end_epoch` called in another way."""
+
+    def train(folder, model, optimizer, loader, evaluate, epochs):
+        with Training(folder, {"model": model, "optimizer": optimizer}, metric="val_loss") as training:
+            for _ in training.epochs(epochs):
+                for x, y in training.batches(loader):
+                    optimizer.zero_grad()
+                    F.cross_entropy(model(x), y).backward()
+                    optimizer.step()
+                    if where == "in the batches":
+                        training.end_epoch({"val_loss": evaluate(model)})
+                training.end_epoch(evaluate(model))
+        return model
+
+    return train
+
+
+exercise.mistake(
+    """`end_epoch` got a bare number. It wants to know what the number is: `{"val_loss": evaluate(model)}`."""
+)(ending("with a number"))
+exercise.mistake(
+    """`end_epoch` stands among the batches, so the epoch ends after the first one. Move it out of the inner loop, to
+    the left."""
+)(ending("in the batches"))
 
 
 @exercise.probe("what the checkpoint holds after one epoch")
@@ -550,6 +619,44 @@ def events(run, press):
     return seen, result
 
 
+exercise.mistake(
+    """Every step is saved, also when nobody asks. For a model of some size that takes longer than the step: save once,
+    when somebody asks or at the end."""
+)(running(each=True, save_on_stop=False))
+
+
+@exercise.mistake(
+    """At a stop the number is one too small: `enumerate` counts from 0, and the step that just ran is done. Write
+    `enumerate(steps, 1)`, or `n + 1`."""
+)
+def run(steps, save, asked):
+    for n, step in enumerate(steps):
+        step()
+        if asked():
+            save(n)
+            return n
+    save(len(steps))
+    return len(steps)
+
+
+@exercise.mistake("""After a stop you return the number of all steps. Return how many are done.""")
+def run(steps, save, asked):
+    running()(steps, save, asked)
+    return len(steps)
+
+
+@exercise.mistake("""It saves when somebody asks, and goes on all the same. End after the save: `return` or `break`.""")
+def run(steps, save, asked):
+    done = 0
+    for step in steps:
+        step()
+        done += 1
+        if asked():
+            save(done)
+    save(done)
+    return done
+
+
 @exercise.probe("what happens in five steps, when somebody asks in the third")
 def _(run):
     return [one for one in events(run, 3)[0] if one != "asked"]
@@ -677,6 +784,29 @@ def mirrored(mirror, drive):
     return [result, Path("drive/last.pt").read_bytes().decode()]
 
 
+@exercise.mistake(
+    """You compare after the copy has got its name: when it differs, the older good one is gone already. Compare first,
+    then `os.replace`."""
+)
+def mirror(path, folder, copy):
+    target = Path(folder) / Path(path).name
+    try:
+        copy(path, f"{target}.part")
+        os.replace(f"{target}.part", target)
+    except OSError:
+        return False
+    return target.read_bytes() == Path(path).read_bytes()
+
+
+@exercise.mistake(
+    """You compare, and return True in any case. Return False when the copy failed or differs: somebody relies on the
+    answer."""
+)
+def mirror(path, folder, copy):
+    mirroring()(path, folder, copy)
+    return True
+
+
 @exercise.probe("what comes back, and the file in the mirror, when the drive works")
 def _(mirror):
     return mirrored(mirror, "works")
@@ -756,6 +886,28 @@ exercise.mistake("""These are the files to keep, the newest ones. Return those t
 )
 
 FILES = ["step_9.pt", "step_10.pt", "notes.txt", "step_11.pt", "step_8.pt", "step_12.pt.part", "best.txt"]
+
+
+exercise.mistake(
+    """You took the best out first, and then kept `keep` more. It counts among the newest when it is one of them: keep
+    the newest first, then spare the best."""
+)(lambda names, best, keep: deleting()([name for name in names if name != best], best, keep))
+exercise.mistake("""The newest would be deleted, and the oldest kept. Turn it round: the newest `keep` stay.""")(
+    lambda names, best, keep: deleting(key=lambda name: -int(name[5:-3]))(names, best, keep)
+)
+exercise.mistake("""You did not sort: the folder gives its names in any order. Sort by the number first.""")(
+    deleting(key=lambda name: 0)
+)
+
+
+@exercise.mistake(
+    """All that is not kept would be deleted, also `notes.txt` and what is just being written. Pick your own names
+    first: `step_NUMBER.pt`."""
+)
+def to_delete(names, best, keep):
+    ours = deleting()(names, best, keep)
+    steps = [name for name in names if re.fullmatch(r"step_\d+\.pt", name)]
+    return [name for name in names if name in ours or (name not in steps and name != best)]
 
 
 @exercise.probe(f"what may go of {', '.join(FILES)}, with the best step_11.pt and keep=2")

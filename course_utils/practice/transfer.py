@@ -98,6 +98,40 @@ def new_head(model, classes):
     return model
 
 
+@exercise.mistake(
+    """1280 is the number of features of EfficientNet-Lite0. This model has another one: ask the old layer,
+    `in_features`."""
+)
+def new_head(model, classes):
+    model.classifier[1] = nn.Linear(1280, classes)
+    return model
+
+
+@exercise.mistake("""Your layer took the place of the dropout, number 0. The old linear layer is number 1.""")
+def new_head(model, classes):
+    model.classifier[0] = nn.Linear(model.classifier[1].in_features, classes)
+    return model
+
+
+@exercise.mistake("""The number of classes is written down. It is an argument: `classes`.""")
+def new_head(model, classes):
+    model.classifier[1] = nn.Linear(model.classifier[1].in_features, 2)
+    return model
+
+
+@exercise.mistake("""The new layer has no bias, and the old one had. Leave out `bias=False`.""")
+def new_head(model, classes):
+    model.classifier[1] = nn.Linear(model.classifier[1].in_features, classes, bias=False)
+    return model
+
+
+@exercise.mistake("""The backbone is frozen as well. That comes in lesson 6: here only the head is another one.""")
+def new_head(model, classes):
+    model.requires_grad_(False)
+    model.classifier[1] = nn.Linear(model.classifier[1].in_features, classes)
+    return model
+
+
 @exercise.probe("the layers of the head")
 def _(new_head):
     head = new_head(net(classes=10), 3).classifier
@@ -141,8 +175,8 @@ exercise = Exercise(
     "05.2",
     "What the backbone sees",
     task="""Write `features_of(model, images)`: the features of a batch, that is what `model.features` gives, ready to
-    train a new head on them. Two calls give the same features, nothing in the model changes, and the features carry no
-    graph. A head must be able to learn from them.""",
+    train a new head on them. Two calls give the same features, no number in the model changes (its mode may), and the
+    features carry no graph. A head must be able to learn from them.""",
     hint="""Eval mode first, then `with torch.no_grad():`. (Tensors from `torch.inference_mode()` cannot be trained
     on.)""",
     shows="""The features are the same each time, BatchNorm did not move, and a head learns from them.""",
@@ -340,6 +374,8 @@ exercise = Exercise(
     parameters of `model.features` with a learning rate of 3e-5 and those of `model.classifier` with 3e-4.""",
     hint="""An optimizer takes a list of groups: `{"params": …, "lr": …}`, one dictionary for each part.""",
     shows="""Each parameter is in one group, and the backbone moves ten times more gently than the head.""",
+    idle="""The keys of a group are `params` and `lr`. Under another name, such as `learning_rate`, the rate is kept and
+    never read.""",
 )
 
 
@@ -391,6 +427,23 @@ exercise.mistake(
 )
 
 
+exercise.mistake("""The head's group has no `lr`, so it gets AdamW's own, 0.001. Give each group its `lr`.""")(
+    lambda model: torch.optim.AdamW(
+        [{"params": model.features.parameters(), "lr": 3e-5}, {"params": model.classifier.parameters()}]
+    )
+)
+exercise.mistake(
+    """A group wants parameters, and you gave it a module. Write `model.features.parameters()`, and the same for the
+    head."""
+)(lambda model: torch.optim.AdamW([{"params": model.features, "lr": 3e-5}, {"params": model.classifier, "lr": 3e-4}]))
+exercise.mistake("""You return two optimizers. One is enough, and it takes a list of groups.""")(
+    lambda model: (
+        torch.optim.AdamW(model.features.parameters(), lr=3e-5),
+        torch.optim.AdamW(model.classifier.parameters(), lr=3e-4),
+    )
+)
+
+
 @exercise.probe("the learning rates of the parts")
 def _(optimizer_for):
     model = net()
@@ -413,93 +466,75 @@ def _(optimizer_for):
 # ---------------------------------------------------------------------------------------------------------------------
 exercise = Exercise(
     "05.5",
-    "One logit",
-    task="""Your model has a single output: logits of the shape (batch, 1). The labels are whole numbers, 0 or 1, of the
-    shape (batch,). Write `loss_of(logits, labels)`: the mean binary cross-entropy, also for a batch of one.""",
-    hint="""`F.binary_cross_entropy_with_logits` wants two tensors of one shape, both floats. Drop the dimension of size
-    1, and no other: `squeeze(1)`.""",
-    shows="""The loss is the textbook's, for any batch size, and sure answers give a small one.""",
+    "Class weights",
+    task="""Your folder holds many images of one class and few of another. Write `class_weights(labels, classes)`: one
+    weight for each class, number of images / (classes × images of the class), as floats. Each class appears at least
+    once. So a rare class has a weight above 1, and a frequent one below.""",
+    hint="""`labels.bincount(minlength=classes)` counts the images of each class.""",
+    shows="""Each class counts the same in the loss, and the mean weight of an image stays 1.""",
 )
 
 
 @exercise.start
-def loss_of(logits, labels):
-    return ...
+def class_weights(labels, classes):
+    return torch.ones(classes)
 
 
 @exercise.answer
-def loss_of(logits, labels):
-    return F.binary_cross_entropy_with_logits(logits.squeeze(1), labels.float())
+def class_weights(labels, classes):
+    counts = labels.bincount(minlength=classes)
+    return len(labels) / (classes * counts)
 
 
-@exercise.mistake(
-    """The shapes are not the same: (batch, 1) and (batch,). Drop the dimension of size 1: `logits.squeeze(1)`."""
+def weighing(weights):
+    return lambda labels, classes: weights(labels.bincount(minlength=classes), len(labels), classes)
+
+
+exercise.mistake("""It is the wrong way round: the frequent class counts more. Divide by the number of its images.""")(
+    weighing(lambda counts, total, classes: classes * counts / total)
 )
-def loss_of(logits, labels):
-    return F.binary_cross_entropy_with_logits(logits, labels.float())
-
-
-@exercise.mistake("""The labels are whole numbers, and this loss wants floats: `labels.float()`.""")
-def loss_of(logits, labels):
-    return F.binary_cross_entropy_with_logits(logits.squeeze(1), labels)
-
-
-@exercise.mistake(
-    """It fails for a batch of one: `squeeze()` drops every dimension of size 1, the batch's as well. Say which one:
-    `squeeze(1)`."""
+exercise.mistake("""These are the numbers of images, not the weights: the frequent class would count more.""")(
+    weighing(lambda counts, total, classes: counts.float())
 )
-def loss_of(logits, labels):
-    return F.binary_cross_entropy_with_logits(logits.squeeze(), labels.float())
-
-
-@exercise.mistake(
-    """The sigmoid works twice: this loss contains it, so it wants logits, not probabilities. Leave out `sigmoid`."""
+exercise.mistake("""These are the shares of the classes. A class with a small share should get a large weight.""")(
+    weighing(lambda counts, total, classes: counts / total)
 )
-def loss_of(logits, labels):
-    return F.binary_cross_entropy_with_logits(logits.squeeze(1).sigmoid(), labels.float())
-
-
-@exercise.mistake(
-    """Every image is compared with every label: (batch, 1) against (batch,) was spread to (batch, batch) without a
-    word. Drop the dimension of size 1 first."""
+exercise.mistake(
+    """The rare classes count more, but the weights are too small, and not near 1. Multiply by the number of images, and
+    divide by the number of classes."""
+)(weighing(lambda counts, total, classes: 1 / counts))
+exercise.mistake(
+    """The weights are too large by the number of classes: with as many images in each class, all should be 1. Divide by
+    `classes`."""
+)(weighing(lambda counts, total, classes: total / counts))
+exercise.mistake("""You rounded to whole numbers: with `//`, 0.5 becomes 0, and the class counts nothing. Use `/`.""")(
+    weighing(lambda counts, total, classes: total // (classes * counts))
 )
-def loss_of(logits, labels):
-    return F.binary_cross_entropy_with_logits(*torch.broadcast_tensors(logits, labels.float()))
-
-
-@exercise.mistake(
-    """This is the squared error. It trains, too, but it is not the cross-entropy: use
-    `F.binary_cross_entropy_with_logits`."""
+exercise.mistake("""You scaled the weights so that they add up to 1. The formula of the task does not do that.""")(
+    weighing(lambda counts, total, classes: (1 / counts) / (1 / counts).sum())
 )
-def loss_of(logits, labels):
-    return F.mse_loss(logits.squeeze(1).sigmoid(), labels.float())
+exercise.mistake(
+    """You compare with the largest class, whose weight is then 1. The formula of the task takes the mean, so that a
+    frequent class is below 1."""
+)(weighing(lambda counts, total, classes: counts.max() / counts))
+exercise.mistake(
+    """This is one weight for each image. The loss wants one for each class: `F.cross_entropy(…, weight=…)`."""
+)(lambda labels, classes: (len(labels) / (classes * labels.bincount(minlength=classes)))[labels])
 
 
-@exercise.mistake(
-    """You added the losses of the images. The task asks for their mean, which does not grow with the batch."""
-)
-def loss_of(logits, labels):
-    return F.binary_cross_entropy_with_logits(logits.squeeze(1), labels.float(), reduction="sum")
+@exercise.probe("the weights for 40, 160 and 40 images")
+def _(class_weights):
+    return class_weights(torch.arange(3).repeat_interleave(torch.tensor([40, 160, 40])), 3)
 
 
-LOGITS, TRUTH = torch.tensor([[2.0], [-1.0], [0.5], [-3.0]]), torch.tensor([1, 0, 0, 1])
+@exercise.probe("the weights for two classes with 3 images each")
+def _(class_weights):
+    return class_weights(torch.tensor([0, 1, 0, 1, 1, 0]), 2)
 
 
-@exercise.probe("the loss of four images, logits 2, −1, 0.5, −3, labels 1, 0, 0, 1")
-def _(loss_of):
-    return loss_of(LOGITS, TRUTH).item()
-
-
-@exercise.probe("the loss of one image, logit 2, label 1")
-def _(loss_of):
-    return loss_of(LOGITS[:1], TRUTH[:1]).item()
-
-
-@exercise.probe("whether the model can learn from it")
-def _(loss_of):
-    logits = LOGITS.clone().requires_grad_()
-    loss_of(logits, TRUTH).backward()
-    return logits.grad.flatten()
+@exercise.probe("the weights for 1, 2, 3 and 2 images, in another order")
+def _(class_weights):
+    return class_weights(torch.tensor([3, 2, 1, 0, 2, 3, 1, 2]), 4)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -551,8 +586,8 @@ def tuning(keep=lambda model: copy.deepcopy(model.state_dict()), worse=lambda no
 
 
 exercise.mistake(
-    """The comparison is right. But `before` holds the live tensors, which were tuned as well, so nothing comes back:
-    copy them with `copy.deepcopy`."""
+    """The comparison is right. But `before` holds the tuned weights, so nothing comes back: they are the live tensors,
+    or were copied too late. Call `copy.deepcopy(model.state_dict())` before `tune`."""
 )(tuning(keep=lambda model: model.state_dict()))
 exercise.mistake(
     """`before` is a copy now, but you keep the worse one: this is an accuracy, and higher is better. Load `before` when
