@@ -1013,6 +1013,36 @@ def stopped_and_resumed(train, losses, stop, epochs):
 LIST = [0.5, 0.2, 0.4, 0.3, 0.6, 0.7, 0.8]
 
 
+@exercise.mistake(
+    """You take the weights at the stop for the best ones, and they are those of the last epoch. Go on with
+    `checkpoint["best"]`."""
+)
+def train(model, optimizer, train_epoch, evaluate, epochs, checkpoint=None):
+    if checkpoint:
+        checkpoint = {**checkpoint, "best": copy.deepcopy(checkpoint["model"])}
+    return forgetting(False, False, False)(model, optimizer, train_epoch, evaluate, epochs, checkpoint)
+
+
+@exercise.mistake(
+    """You put the best weights into the model, and the training goes on from there, not from where it stopped. Keep
+    them aside: `best = checkpoint["best"]`."""
+)
+def train(model, optimizer, train_epoch, evaluate, epochs, checkpoint=None):
+    if checkpoint:
+        checkpoint = {**checkpoint, "model": checkpoint["best"]}
+    return forgetting(False, False, False)(model, optimizer, train_epoch, evaluate, epochs, checkpoint)
+
+
+@exercise.mistake(
+    """Two things are left. The last epoch that is done is trained twice: start at `checkpoint["epoch"] + 1`. And losses
+    and best weights from before the stop are lost: they are in the checkpoint, too."""
+)
+def train(model, optimizer, train_epoch, evaluate, epochs, checkpoint=None):
+    if checkpoint:
+        checkpoint = {**checkpoint, "epoch": checkpoint["epoch"] - 1}
+    return forgetting(False, True, True)(model, optimizer, train_epoch, evaluate, epochs, checkpoint)
+
+
 @exercise.probe("the epochs that are trained, with a stop after epoch 2 of 4")
 def _(train):
     return stopped_and_resumed(train, LIST, 2, 4)[0]
@@ -1031,6 +1061,11 @@ def _(train):
 @exercise.probe("the epoch of the best weights, for the same losses and a stop after epoch 1")
 def _(train):
     return stopped_and_resumed(train, LIST, 1, 4)[2]
+
+
+@exercise.probe("the epoch of the best weights, for the same losses and a stop after epoch 3")
+def _(train):
+    return stopped_and_resumed(train, LIST, 3, 4)[2]
 
 
 @exercise.probe("the epoch of the best weights when it is resumed with nothing left to train")
