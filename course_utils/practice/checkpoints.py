@@ -1,7 +1,10 @@
 """Practice to lesson 3, Checkpoints."""
 
 import copy
+import pickle
+import random
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -10,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from course_utils.practice.engine import Exercise
 from course_utils.practice.questions import Prediction, question
-from course_utils.practice.toys import Net, answers, batch, net, same_bits, seeded, tensors, train_step
+from course_utils.practice.toys import Net, answers, batch, moved, net, same_bits, seeded, tensors, train_step
 
 # ---------------------------------------------------------------------------------------------------------------------
 exercise = Exercise(
@@ -71,6 +74,51 @@ exercise.mistake(
     `optimizer.state_dict()`."""
 )(changed(lambda model, optimizer, scheduler: {"optimizer": {"param_groups": optimizer.state_dict()["param_groups"]}}))
 exercise.mistake(
+    """The optimizer itself is in your dictionary, and the safe reader refuses it. Store `optimizer.state_dict()`."""
+)(changed(lambda model, optimizer, scheduler: {"optimizer": optimizer}))
+exercise.mistake(
+    """The scheduler itself is in your dictionary, and the safe reader refuses it. Store `scheduler.state_dict()`."""
+)(changed(lambda model, optimizer, scheduler: {"scheduler": scheduler}))
+exercise.mistake(
+    """Two whole objects are in your dictionary, and the safe reader refuses them. The optimizer and the scheduler have
+    a `state_dict()` as the model has: store these."""
+)(changed(lambda model, optimizer, scheduler: {"optimizer": optimizer, "scheduler": scheduler}))
+exercise.mistake(
+    """What stands under `rng` is refused by the safe reader: an object, not a plain value. `torch.get_rng_state()`
+    (with its brackets) gives a tensor, and that is accepted."""
+)(changed(lambda *_: {"rng": torch.get_rng_state}))
+exercise.mistake(
+    """This is the state of Python's generator. PyTorch has its own, and dropout draws from that one: store
+    `torch.get_rng_state()`."""
+)(changed(lambda *_: {"rng": random.getstate()}))
+exercise.mistake(
+    """This is the state of a new generator, not of the one that the training uses. `torch.get_rng_state()` gives the
+    state that the global generator has now."""
+)(changed(lambda *_: {"rng": torch.Generator().get_state()}))
+exercise.mistake(
+    """A list of numbers can be stored, and `torch.set_rng_state` does not take it back. Leave the state as the tensor
+    that it is."""
+)(changed(lambda *_: {"rng": torch.get_rng_state().tolist()}))
+exercise.mistake(
+    """The learning rate of this moment is not the scheduler's state: it does not say how far the schedule has come.
+    Store `scheduler.state_dict()`."""
+)(changed(lambda model, optimizer, scheduler: {"scheduler": scheduler.get_last_lr()}))
+
+
+@exercise.mistake("""Two parts are missing: the scheduler's state, and that of the random number generator.""")
+def checkpoint(model, optimizer, scheduler, epoch):
+    return {"epoch": epoch, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+
+
+@exercise.mistake(
+    """Under `epoch` stands the next epoch. Store the number that you were given, the last one that is done: whoever
+    resumes adds the one."""
+)
+def checkpoint(model, optimizer, scheduler, epoch):
+    return changed(lambda *_: {"epoch": epoch + 1})(model, optimizer, scheduler, epoch)
+
+
+exercise.mistake(
     """There are whole objects in your dictionary, and the safe reader refuses them. Store the `state_dict()` of the
     model, of the optimizer and of the scheduler."""
 )(changed(lambda model, optimizer, scheduler: {"model": model, "optimizer": optimizer, "scheduler": scheduler}))
@@ -104,10 +152,26 @@ def _(checkpoint):
     return sorted(checkpoint(*parts(), 3))
 
 
+@exercise.probe("the entries that the safe reader refuses")
+def _(checkpoint):
+    refused = []
+    for name, part in checkpoint(*parts(), 3).items():
+        torch.save(part, "part.pt")
+        try:
+            torch.load("part.pt", weights_only=True)
+        except pickle.UnpicklingError:
+            refused.append(name)
+    return sorted(refused)
+
+
 @exercise.probe("what each part holds once it is loaded")
 def _(checkpoint):
     state, _ = saved_after_three(checkpoint)
-    kinds = {"optimizer": sorted(state.get("optimizer", {})), "scheduler": state.get("scheduler", {}).get("last_epoch")}
+    optimizer, scheduler = state.get("optimizer", {}), state.get("scheduler", {})
+    kinds = {
+        "optimizer": sorted(optimizer) if isinstance(optimizer, dict) else type(optimizer).__name__,
+        "scheduler": scheduler.get("last_epoch") if isinstance(scheduler, dict) else type(scheduler).__name__,
+    }
     return kinds | {"rng": type(state.get("rng")).__name__, "epoch": state["epoch"]}
 
 
@@ -213,6 +277,46 @@ def resumed(resume):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     scheduler, epoch = resume(state, model, optimizer)
     return state, model, optimizer, scheduler, epoch
+
+
+LATE = """The scheduler was built after the optimizer was loaded, and set the rate of a first epoch: build first."""
+TWICE = "And `epoch` in the checkpoint is done, so the next one is `epoch + 1`."
+ELSEWHERE = "And the generator was not put back: `torch.set_rng_state(…)`."
+exercise.mistake(f"Two faults. {LATE} {TWICE}")(resuming("model optimizer build scheduler rng", first=0))
+exercise.mistake(f"Two faults. {LATE} {ELSEWHERE}")(resuming("model optimizer build scheduler"))
+exercise.mistake(f"Three faults. {LATE} {TWICE} {ELSEWHERE}")(resuming("model optimizer build scheduler", first=0))
+exercise.mistake(f"Two faults. {LATE} And its state was not loaded.")(resuming("model optimizer build rng"))
+exercise.mistake(f"Three faults. {LATE} Its state was not loaded. {ELSEWHERE}")(resuming("model optimizer build"))
+exercise.mistake(
+    """Two faults. The last epoch would be trained twice: the next one is `epoch + 1`. And the generator was not put
+    back: `torch.set_rng_state(…)`."""
+)(resuming("build model optimizer scheduler", first=0))
+exercise.mistake(
+    """Two things are not loaded yet: the scheduler, so the rate is wrong from the next step on, and the generator,
+    `torch.set_rng_state(…)`."""
+)(resuming("build model optimizer"))
+
+
+@exercise.mistake(
+    """Everything is loaded, and you return 1: the training would begin again with its first epoch. The next one is
+    `checkpoint["epoch"] + 1`."""
+)
+def resume(checkpoint, model, optimizer):
+    return resuming("build model optimizer scheduler rng")(checkpoint, model, optimizer)[0], 1
+
+
+@exercise.mistake("""The two are exchanged: return the scheduler first, then the number of the next epoch.""")
+def resume(checkpoint, model, optimizer):
+    return resuming("build model optimizer scheduler rng")(checkpoint, model, optimizer)[::-1]
+
+
+@exercise.mistake(
+    """`checkpoint["scheduler"]` is a dictionary, not a scheduler. Build one, and load the dictionary into it:
+    `scheduler.load_state_dict(…)`."""
+)
+def resume(checkpoint, model, optimizer):
+    resuming("build model optimizer scheduler rng")(checkpoint, model, optimizer)
+    return checkpoint["scheduler"], checkpoint["epoch"] + 1
 
 
 @exercise.probe("the learning rate after the resume, and after two more steps of the scheduler")
@@ -332,6 +436,25 @@ def numbers(order):
     return [int(index) for index in order]
 
 
+@exercise.mistake(
+    """Two faults. Every epoch has the same order, because the epoch takes no part in the seed. And you have seeded the
+    *global* generator: use a `torch.Generator` of your own."""
+)
+def remaining(count, batch_size, seed, epoch, done):
+    torch.manual_seed(seed)
+    return torch.randperm(count)[done * batch_size :].tolist()
+
+
+@exercise.mistake("""These are the images that are done. Leave them out, and return the others, `order[n:]`.""")
+def remaining(count, batch_size, seed, epoch, done):
+    return ordered(lambda seed, epoch: 1000 * seed + epoch)(count, batch_size, seed, epoch, 0)[: done * batch_size]
+
+
+@exercise.mistake("""This is the next batch alone. The task asks for all images that are still to come.""")
+def remaining(count, batch_size, seed, epoch, done):
+    return ordered(lambda seed, epoch: 1000 * seed + epoch)(count, batch_size, seed, epoch, done)[:batch_size]
+
+
 @exercise.probe("the order of a whole epoch")
 def _(remaining):
     order = numbers(remaining(40, 4, 1, 3, 0))
@@ -368,9 +491,12 @@ def _(remaining):
 
 @exercise.probe("the global random generator")
 def _(remaining):
-    before = torch.get_rng_state()
+    def states():
+        return [torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()]
+
+    before = states()
     remaining(40, 4, 1, 3, 0)
-    return "as it was" if torch.equal(before, torch.get_rng_state()) else "changed"
+    return "as it was" if states() == before else "changed"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -446,6 +572,41 @@ def should_stop(losses, patience):
 def stops(should_stop, losses, patience=3):
     """The epoch after which it stops."""
     return next((n for n in range(1, len(losses) + 1) if should_stop(losses[:n], patience)), "never")
+
+
+@exercise.mistake(
+    """It is the other way round: you say true as long as the training should go on. Stop when `patience` epochs, or
+    more, have passed since the best."""
+)
+def should_stop(losses, patience):
+    return len(losses) - 1 - losses.index(min(losses)) < patience
+
+
+@exercise.mistake("""You count epochs, whatever their losses are. Count those after the best one.""")
+def should_stop(losses, patience):
+    return len(losses) >= patience
+
+
+@exercise.mistake(
+    """It stops at the first epoch that is worse than the best, without any patience. Count how many epochs came after
+    the best one."""
+)
+def should_stop(losses, patience):
+    return losses[-1] > min(losses)
+
+
+@exercise.mistake(
+    """At the beginning there are fewer losses than `patience` asks for, and one of your two slices is empty. Ask for
+    the length first, or count the epochs after the best one."""
+)
+def should_stop(losses, patience):
+    return min(losses[-patience:]) >= min(losses[:-patience])
+
+
+@exercise.probe("the answer after the first epoch")
+def _(should_stop):
+    answer = should_stop([0.5], 3)
+    return "not written yet" if answer is ... else bool(answer)
 
 
 @exercise.probe("the last epoch for the losses 0.7, 0.5, 0.6, 0.6, 0.6, 0.6, 0.6 and patience 3")
@@ -536,7 +697,7 @@ exercise.mistake("""The old gradients are still in it: nobody called `zero_grad(
 
 
 def large_step(step, count):
-    """(the weights after `step` on `count` batches of 8, those after one large batch)."""
+    """(the biases after `step` on `count` batches of 8, those after one large batch)."""
     x, y = batch(5, 8 * count)
     results = []
     for way in (step, None):
@@ -553,9 +714,55 @@ def large_step(step, count):
     return results
 
 
+exercise.mistake(
+    """Two faults. The old gradients are still in it: call `zero_grad()` before the first batch. And the gradients of
+    the batches add up: divide each loss by `len(batches)`."""
+)(stepping(lambda batches: 1, zero="never"))
+exercise.mistake(
+    """Only the last batch moved the weights, by its whole gradient. Call `zero_grad()` once, before the loop,
+    `backward()` in the loop, and divide each loss by `len(batches)`."""
+)(stepping(lambda batches: 1, zero="each"))
+exercise.mistake(
+    """These are four short steps of four batches. The task asks for one: `zero_grad()` before the loop, `step()` after
+    it."""
+)(stepping(len, zero="each", each=True))
+exercise.mistake(
+    """It fits four batches only. How many there are is `len(batches)`: divide by that, not by a typed number."""
+)(stepping(lambda batches: 4))
+
+
+@exercise.mistake(
+    """The gradients are right, and no weight has moved: `optimizer.step()` is missing. Call it once, after the loop."""
+)
+def step(model, optimizer, batches):
+    optimizer.zero_grad()
+    for x, y in batches:
+        (F.cross_entropy(model(x), y) / len(batches)).backward()
+
+
+@exercise.mistake(
+    """You added up the losses of the images, not their means. Divide by the number of all images, or take means and
+    divide by the number of batches."""
+)
+def step(model, optimizer, batches):
+    optimizer.zero_grad()
+    for x, y in batches:
+        F.cross_entropy(model(x), y, reduction="sum").backward()
+    optimizer.step()
+
+
 @exercise.probe("the two biases after a step of four batches of 8")
 def _(step):
     return large_step(step, 4)[0]
+
+
+@exercise.probe("the gradients, if no step was made")
+def _(step):
+    model = seeded(lambda: nn.Linear(4, 2))
+    optimizer, then = torch.optim.SGD(model.parameters(), lr=0.5), tensors(model)
+    x, y = batch(5, 16)
+    step(model, optimizer, list(zip(x.split(8), y.split(8))))
+    return "a step was made" if moved(model, then) else model.bias.grad
 
 
 @exercise.probe("how far they are from those of one batch of 24, after three batches of 8")
@@ -629,8 +836,8 @@ def shipped(model, average):
 
 
 @exercise.mistake(
-    """You mixed two models: the parameters are the average's, the BatchNorm statistics the model's. What was measured
-    had both from the average."""
+    """You mixed two models: one part comes from the average, the other from the model. What was measured had all of it,
+    parameters and BatchNorm statistics, from the average."""
 )
 def shipped(model, average):
     own = {name: one.detach() for name, one in average.module.named_parameters()}
@@ -646,11 +853,29 @@ def averaged():
     return model, average
 
 
+@exercise.mistake(
+    """This is the wrapper itself, a model around a model. The task asks for weights: `average.module.state_dict()`."""
+)
+def shipped(model, average):
+    return average
+
+
+@exercise.mistake("""You returned the method, not what it gives: the brackets are missing, `state_dict()`.""")
+def shipped(model, average):
+    return average.module.state_dict
+
+
 @exercise.probe("the names that a plain `Net()` misses in it, and those that it does not know")
 def _(shipped):
     given = shipped(*averaged())
-    if isinstance(given, nn.Module):
-        return "a model"
+    if isinstance(given, nn.Module) or callable(given):
+        return (
+            "a wrapper"
+            if isinstance(given, AveragedModel)
+            else "a model"
+            if isinstance(given, nn.Module)
+            else "a method"
+        )
     own = Net().state_dict().keys()
     return {"missing": sorted(own - given.keys()), "unknown": sorted(given.keys() - own)}
 
@@ -788,6 +1013,36 @@ def stopped_and_resumed(train, losses, stop, epochs):
 LIST = [0.5, 0.2, 0.4, 0.3, 0.6, 0.7, 0.8]
 
 
+@exercise.mistake(
+    """You take the weights at the stop for the best ones, and they are those of the last epoch. Go on with
+    `checkpoint["best"]`."""
+)
+def train(model, optimizer, train_epoch, evaluate, epochs, checkpoint=None):
+    if checkpoint:
+        checkpoint = {**checkpoint, "best": copy.deepcopy(checkpoint["model"])}
+    return forgetting(False, False, False)(model, optimizer, train_epoch, evaluate, epochs, checkpoint)
+
+
+@exercise.mistake(
+    """You put the best weights into the model, and the training goes on from there, not from where it stopped. Keep
+    them aside: `best = checkpoint["best"]`."""
+)
+def train(model, optimizer, train_epoch, evaluate, epochs, checkpoint=None):
+    if checkpoint:
+        checkpoint = {**checkpoint, "model": checkpoint["best"]}
+    return forgetting(False, False, False)(model, optimizer, train_epoch, evaluate, epochs, checkpoint)
+
+
+@exercise.mistake(
+    """Two things are left. The last epoch that is done is trained twice: start at `checkpoint["epoch"] + 1`. And losses
+    and best weights from before the stop are lost: they are in the checkpoint, too."""
+)
+def train(model, optimizer, train_epoch, evaluate, epochs, checkpoint=None):
+    if checkpoint:
+        checkpoint = {**checkpoint, "epoch": checkpoint["epoch"] - 1}
+    return forgetting(False, True, True)(model, optimizer, train_epoch, evaluate, epochs, checkpoint)
+
+
 @exercise.probe("the epochs that are trained, with a stop after epoch 2 of 4")
 def _(train):
     return stopped_and_resumed(train, LIST, 2, 4)[0]
@@ -806,6 +1061,11 @@ def _(train):
 @exercise.probe("the epoch of the best weights, for the same losses and a stop after epoch 1")
 def _(train):
     return stopped_and_resumed(train, LIST, 1, 4)[2]
+
+
+@exercise.probe("the epoch of the best weights, for the same losses and a stop after epoch 3")
+def _(train):
+    return stopped_and_resumed(train, LIST, 3, 4)[2]
 
 
 @exercise.probe("the epoch of the best weights when it is resumed with nothing left to train")

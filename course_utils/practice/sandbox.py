@@ -97,7 +97,7 @@ def undisturbed() -> Iterator[Path]:
 
 def _what(error: BaseException) -> str:
     """The error as the last line of a traceback, without this machine's folders; the first line of a long message."""
-    message = str(error).replace(os.getcwd() + os.sep, "").strip().partition("\n")[0]
+    message = str(error).replace(os.getcwd() + os.sep, "").strip().partition("\n")[0].removesuffix(".")
     return f"{type(error).__name__}{f': {message}' if message else ''}"
 
 

@@ -373,6 +373,19 @@ def save(model, path):
         pickle.dump(model.state_dict(), file)
 
 
+@exercise.probe('the files in an empty folder after `save(model, "weights")`')
+def _(save):
+    save(net(), "weights")
+    return sorted(os.listdir())
+
+
+@exercise.probe("the file at `path`, read by `torch.load(path, weights_only=True)`")
+def _(save):
+    save(net(), "weights")
+    read = torch.load("weights", weights_only=True)
+    return sorted(read) if isinstance(read, dict) else type(read).__name__
+
+
 @exercise.probe("what the safe reader refuses in the file")
 def _(save):
     save(net(), "weights")
@@ -385,19 +398,6 @@ def _(save):
         kinds = {"layers": "torch.nn.modules", "classes": "course_utils", "methods": "builtins.", "arrays": "numpy"}
         return [kind for kind, begin in kinds.items() if any(name.startswith(begin) for name in names)]
     return []
-
-
-@exercise.probe('the files in an empty folder after `save(model, "weights")`')
-def _(save):
-    save(net(), "weights")
-    return sorted(os.listdir())
-
-
-@exercise.probe("the file at `path`, read by `torch.load(path, weights_only=True)`")
-def _(save):
-    save(net(), "weights")
-    read = torch.load("weights", weights_only=True)
-    return sorted(read) if isinstance(read, dict) else type(read).__name__
 
 
 @exercise.probe("a new model with the weights from the file")
