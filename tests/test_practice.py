@@ -40,7 +40,11 @@ def test_every_lesson_has_at_least_five_exercises_two_guesses_and_three_question
 
 
 def test_the_stub_is_not_yet(exercise):
-    assert exercise.diagnose(exercise.stub).kind == "not yet"
+    names = dict(exercise.stub.__globals__)
+    exec(source(exercise.stub), names)
+    for stub in (exercise.stub, names[exercise.stub.__name__]):  # the second as in a notebook
+        found = exercise.diagnose(stub)
+        assert found.kind == "not yet" and "when you opened the notebook" in found.text
     assert exercise.diagnose(...).kind == exercise.diagnose(None).kind == "not yet"
 
 
@@ -154,6 +158,32 @@ def test_what_is_no_function_and_what_returns_nothing_is_said(double):
     assert 'check("99.1", double)' in double.diagnose(6).text
     assert "is a `return` missing?" in double.diagnose(lambda x: None).text
     assert "takes 0 positional arguments" in double.diagnose(lambda: 6).text
+
+
+def test_what_was_written_without_any_effect_is_not_called_untouched(double):
+    double.idle = "Perhaps the dots are still there."
+    found = double.diagnose(lambda x: [x, ...][1])
+    assert (found.kind, found.text) == (
+        "not yet",
+        "What you have written changes nothing yet that counts. Perhaps the dots are still there.",
+    )
+
+
+def test_a_return_is_only_missing_where_something_should_come_back():
+    quiet = Exercise("99.2", "Fill", "Write `fill(box)`.", "Append.", "It is filled.")
+    try:
+        quiet.start(lambda box: None)
+        quiet.answer(lambda box: box.append(1))
+
+        @quiet.probe("the box")
+        def _(fill):
+            box = []
+            fill(box)
+            return box
+
+        assert quiet.diagnose(lambda box: box.append(2)).text == "Looked at: the box. Expected 1, got 2."
+    finally:
+        del EXERCISES["99.2"]
 
 
 def test_not_implemented_is_not_yet(double):

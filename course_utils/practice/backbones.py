@@ -580,7 +580,10 @@ def _(fused):
 
 @exercise.probe("the layer that comes back for one of 2 inputs and 3 outputs")
 def _(fused):
-    result = fused(seeded(lambda: nn.Linear(2, 3)), two_layers()[1])
+    try:
+        result = fused(seeded(lambda: nn.Linear(2, 3)), two_layers()[1])
+    except RuntimeError:
+        return "shapes that do not fit"
     return [type(result).__name__, *result.weight.shape]
 
 
@@ -700,6 +703,21 @@ def faulty(count, is_broken):
         if not is_broken(middle):
             healthy = middle
     return broken
+
+
+@exercise.mistake(
+    """You ask about block `middle`, and `is_broken(middle)` freezes only the blocks before it. To freeze block `middle`
+    as well, ask `is_broken(middle + 1)`."""
+)
+def faulty(count, is_broken):
+    low, high = 0, count - 1
+    while low < high:
+        middle = (low + high) // 2
+        if is_broken(middle):
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 def search(faulty, count, bad):

@@ -282,8 +282,9 @@ TIMES = {10: 2_000_000_004, 8: 2_000_000_003, 11: 2_000_000_002, 9: 2_000_000_00
 
 
 def folder_of(damage):
-    """step_8.pt to step_11.pt, damaged as said, in the order of times of a folder that was copied."""
+    """step_8.pt to step_11.pt, damaged as said, in the order of times of a folder that was copied; and a note."""
     Path("run").mkdir()
+    Path("run/notes.txt").write_text("the run of Tuesday")
     for step in (8, 9, 10, 11):
         path = Path(f"run/step_{step}.pt")
         torch.save({"step": step, "weights": torch.arange(100.0)}, path)
@@ -327,7 +328,9 @@ def newest_good(folder):
 
 @exercise.probe("the step that is found when all four of 8, 9, 10, 11 are whole")
 def _(newest_good):
-    return step_found(newest_good, {})
+    folder_of({})
+    found = newest_good("run")  # an error is not caught here: the student should see the line
+    return found["step"] if isinstance(found, dict) else found
 
 
 @exercise.probe("the step that is found when 11 is cut off and 10 has a flipped bit")
@@ -427,7 +430,7 @@ exercise.mistake(
 )(around(epochs_of=False))
 exercise.mistake(
     """No epoch is ever ended, so no `val_loss` is known, and none is the best. Call
-    `training.end_epoch({"val_loss": evaluate(model)})` after the batches."""
+    `training.end_epoch({"val_loss": evaluate(model)})` after the batches, in every epoch."""
 )(around(end=False))
 exercise.mistake(
     """The model that comes back is the best one, not the last one. `load_best()` is useful, but this task asks for the
@@ -475,6 +478,13 @@ def ending(where):
         return model
 
     return train
+
+
+@exercise.mistake("""`training.epochs` wants the number of epochs, not a `range`: `training.epochs(epochs)`.""")
+def train(folder, model, optimizer, loader, evaluate, epochs):
+    with Training(folder, {"model": model, "optimizer": optimizer}, metric="val_loss") as training:
+        for _ in training.epochs(range(1, epochs + 1)):
+            return model
 
 
 exercise.mistake(

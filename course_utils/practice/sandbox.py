@@ -7,6 +7,7 @@ also has a grad mode, an autocast and a default device of its own.
 
 import ctypes
 import functools
+import inspect
 import io
 import linecache
 import os
@@ -131,6 +132,12 @@ def watch(function: Callable) -> tuple[Callable, list]:
 
 
 def untouched(answer: Callable, stub: Callable) -> bool:
-    """Whether it is the stub itself, as it stands in the notebook: only then nothing was written yet."""
+    """Whether it names what the stub names, and so most likely is the stub: then nothing was written yet.
+
+    Not the bytecode: it differs between a module that imports torch and a cell that finds it.
+    """
     one, other = (getattr(function, "__code__", None) for function in (answer, stub))
-    return bool(one and other) and (one.co_code, one.co_names) == (other.co_code, other.co_names)
+    if one is None or other is None:
+        return answer is stub
+    constants, others = ([each for each in code.co_consts if not inspect.iscode(each)] for code in (one, other))
+    return (one.co_names, one.co_varnames, constants) == (other.co_names, other.co_varnames, others)

@@ -470,7 +470,7 @@ exercise = Exercise(
     task="""Your folder holds many images of one class and few of another. Write `class_weights(labels, classes)`: one
     weight for each class, number of images / (classes × images of the class), as floats. Each class appears at least
     once. So a rare class has a weight above 1, and a frequent one below.""",
-    hint="""`labels.bincount(minlength=classes)` counts the images of each class.""",
+    hint="""`labels.bincount()` counts the images of each class.""",
     shows="""Each class counts the same in the loss, and the mean weight of an image stays 1.""",
 )
 
@@ -482,7 +482,7 @@ def class_weights(labels, classes):
 
 @exercise.answer
 def class_weights(labels, classes):
-    counts = labels.bincount(minlength=classes)
+    counts = labels.bincount()
     return len(labels) / (classes * counts)
 
 
