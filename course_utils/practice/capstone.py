@@ -71,7 +71,7 @@ def survive_three_kills(folder: Path, chance: random.Random) -> None:
     """Kill train.py at chosen moments of three epochs, and see it go on."""
     reached = 0
     for kill in (1, 2, 3, None):
-        first, last, code, said = one_life(folder, reached + 1 if kill else None, chance.uniform(0, 0.5))
+        first, last, code, said = one_life(folder, reached + 1 if kill else None, chance.random())
         if first is not None and first <= reached:
             raise Failed(
                 f"It was killed after epoch {reached}, and started again with epoch {first}: what it had learned is "
@@ -86,19 +86,24 @@ def survive_three_kills(folder: Path, chance: random.Random) -> None:
         raise Failed("train.py came to its end and wrote no handover.pt.")
 
 
-def one_life(folder: Path, kill_after: int | None, pause: float) -> tuple:
-    """(first and last epoch that it printed, the exit code or None when it was killed, its last words)."""
+def one_life(folder: Path, kill_after: int | None, share: float) -> tuple:
+    """(first and last epoch that it printed, the exit code or None when it was killed, its last words).
+
+    It is killed when `share` of the next epoch is over, by what the one before took. Of the first one nothing is known.
+    """
     command = [sys.executable, "-u", "train.py"]
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=errors, text=True)
         first, last, words, start = None, None, "", time.monotonic()
+        printed, an_epoch = None, 0.0  # when the last line came; seconds
         for line in process.stdout:
             words = line.strip() or words
             if found := re.match(r"epoch (\d+)", line):
-                last = int(found[1])
+                last, now = int(found[1]), time.monotonic()
+                printed, an_epoch = now, now - printed if printed else 0.0
                 first = last if first is None else first
             if kill_after and last and last >= kill_after:
-                time.sleep(pause)  # perhaps it is just saving
+                time.sleep(share * an_epoch)  # perhaps it is just saving
                 process.kill()
                 process.wait()
                 return first, last, None, ""

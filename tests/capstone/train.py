@@ -27,7 +27,7 @@ optimizer = torch.optim.AdamW(head.parameters(), lr=3e-3)
 loader = DataLoader(train_features, batch_size=20, shuffle=True)
 with Training("run", {"head": head, "optimizer": optimizer}, metric="val_loss") as training:
     started = training.epoch
-    for epoch in training.epochs(30):
+    for epoch in training.epochs(100):
         if epoch > started:
             print(f"epoch {epoch - 1} is saved", flush=True)  # an epoch is on the disk when the next one begins
         head.train()
