@@ -1,10 +1,10 @@
 """Files written whole and for good, or not at all. Source: notebook 04, section "A save that dies half-way"."""
 
+import _thread
 import errno
 import filecmp
 import os
 import shutil
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -137,7 +137,7 @@ def remove(path: Path) -> None:
     finally:
         if descriptor is not None:
             try:
-                threading.Thread(target=os.close, args=[descriptor]).start()
+                _thread.start_new_thread(os.close, (descriptor,))  # threading.Thread takes four times as long
             except RuntimeError:  # no thread can be had now
                 os.close(descriptor)
 
