@@ -395,6 +395,22 @@ def cached(path, made_of, compute):
     return features
 
 
+@exercise.mistake(
+    """You asked with `in`. A part of a text is in it, so `"weights A"` gets the features of `"weights A, 64 pixels"`:
+    compare the whole texts with `==`."""
+)
+def cached(path, made_of, compute):
+    try:
+        saved = torch.load(path)
+        if made_of in saved["made_of"]:
+            return saved["features"]
+    except Exception:
+        pass
+    features = compute()
+    torch.save({"made_of": made_of, "features": features}, path)
+    return features
+
+
 @exercise.mistake("""The dictionary came back, both times. Return the features that are in it.""")
 def cached(path, made_of, compute):
     keeping()(path, made_of, compute)
@@ -446,6 +462,11 @@ def _(cached):
 @exercise.probe("the features of three calls: weights A, then B, then B")
 def _(cached):
     return asked(cached, "weights A", "weights B", "weights B")
+
+
+@exercise.probe("the features of two calls: weights A at 64 pixels, then weights A")
+def _(cached):
+    return asked(cached, "weights A, 64 pixels", "weights A")
 
 
 @exercise.probe("the features of two calls when the file is damaged in between")

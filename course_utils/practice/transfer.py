@@ -107,6 +107,15 @@ def new_head(model, classes):
     return model
 
 
+@exercise.mistake(
+    """There is a dropout again, with a rate that you wrote. Each model has its own: leave the old one in its place, and
+    assign only `model.classifier[1]`."""
+)
+def new_head(model, classes):
+    model.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(model.classifier[1].in_features, classes))
+    return model
+
+
 @exercise.mistake("""Your layer took the place of the dropout, number 0. The old linear layer is number 1.""")
 def new_head(model, classes):
     model.classifier[0] = nn.Linear(model.classifier[1].in_features, classes)
@@ -147,6 +156,14 @@ def _(new_head):
 @exercise.probe("the head of a backbone that gives 6 features")
 def _(new_head):
     return list(new_head(net(classes=10, width=6), 2).eval()(batch()[0]).shape)
+
+
+@exercise.probe("the rate of the old dropout, 0.35")
+def _(new_head):
+    model = net(classes=10)
+    model.classifier[0].p = 0.35
+    rates = [one.p for one in new_head(model, 3).modules() if isinstance(one, nn.Dropout)]
+    return "is still there" if rates == [0.35] else "is gone"
 
 
 @exercise.probe("tensors of the backbone that changed")
