@@ -236,11 +236,15 @@ class Ways:
         train(model, self.small(seed), optimizer, 1, 16, cosine=False)
         return right(model, self.images("held", "80 pixels"))
 
-    def full(self, seed: int, batchnorm="frozen") -> Tensor:
+    def full(self, seed: int, batchnorm="frozen", head_first=False) -> Tensor:
         prepare = {"frozen": freeze, "free": unfreeze, "recomputed": unfreeze, "statistics still": hold_statistics}
         torch.manual_seed(seed)
-        model = copy.deepcopy(self.model)
-        model.classifier = new_head()
+        if head_first:
+            model, _ = self.phase_0(seed)
+            unfreeze(model.features)
+        else:
+            model = copy.deepcopy(self.model)
+            model.classifier = new_head()
         for layer in batchnorms(model):
             prepare[batchnorm](layer)
         groups = parameter_groups([(model.features, 1e-4), (model.classifier, 1e-3)])
@@ -277,6 +281,7 @@ class Ways:
 
 HEAD, FEW, SCRATCH, TUNED = Ways.head, partial(Ways.head, count=20), Ways.scratch, Ways.tuned
 HEAD_06, FULL, FREE = Ways.head_only, Ways.full, partial(Ways.full, batchnorm="free")
+AFTER_HEAD, AFTER_HEAD_FREE = partial(FULL, head_first=True), partial(FULL, batchnorm="free", head_first=True)
 HEAD_07, FEW_07 = Ways.head_07, partial(Ways.head_07, count=20)
 
 # The lesson, the way that should be right more often, and what it should beat.
@@ -303,6 +308,8 @@ STATEMENTS = [
     ("06", "gradual unfreezing", Ways.gradual, "head only", HEAD_06),
     ("06", "full training, BatchNorm frozen", FULL, "head only", HEAD_06),
     ("06", "full training, BatchNorm frozen", FULL, "BatchNorm free", FREE),
+    ("06", "full after a trained head", AFTER_HEAD, "head only", HEAD_06),
+    ("06", "full after a trained head, BatchNorm frozen", AFTER_HEAD, "BatchNorm free", AFTER_HEAD_FREE),
     ("06", "its statistics still", partial(FULL, batchnorm="statistics still"), "BatchNorm free", FREE),
     ("06", "BatchNorm free, statistics recomputed", partial(FULL, batchnorm="recomputed"), "not recomputed", FREE),
     ("06", "head only, ImageNet's statistics", HEAD_06, "our own", partial(HEAD_06, own_statistics=True)),
