@@ -21,6 +21,7 @@ from course_utils.checkpoints import (
     save_checkpoint,
     weights_sha256,
 )
+from course_utils.data.views import collate
 from course_utils.runtime import fast_dtype
 
 MARK = "features of a frozen backbone"  # among the first bytes of each file of ours: damaged, it is still known as ours
@@ -58,7 +59,9 @@ def cache_features(
         if kept and kept["key"] == key:
             return TensorDataset(kept["features"], kept["labels"])
     # Its own generator: a loader without one draws a number from the generator that the training uses.
-    loader = DataLoader(dataset, 32, sampler=images, pin_memory=device.type == "cuda", generator=torch.Generator())
+    loader = DataLoader(
+        dataset, 32, sampler=images, pin_memory=device.type == "cuda", generator=torch.Generator(), collate_fn=collate
+    )
     dtype, labels = fast_dtype(device), []
     for batch, its_labels in loader:
         if not labels:

@@ -2,18 +2,21 @@
 
 import io
 import json
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import ExifTags, Image
-from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset, random_split
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset, random_split
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
+from torchvision.transforms._presets import ImageClassification
 
 from course_utils.data import AUGMENT, CLASSES, CatsAndDogs, EpochSampler, archive, datasets, load_datasets, make_loader
 from course_utils.data.archive import ArchiveError, ArchiveUnreachable
+from course_utils.data.views import collate
 
 TO_TENSOR = v2.Compose([v2.Resize((32, 32)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
 
@@ -87,6 +90,83 @@ def test_augmentation_leaves_every_generator_as_it_was(drawn, monkeypatch):
     before = torch.get_rng_state()
     drawn[0][(1, 3)]
     assert torch.equal(torch.get_rng_state(), before)
+
+
+SMALL = ImageClassification(crop_size=40, resize_size=50, interpolation=v2.InterpolationMode.BICUBIC)
+
+
+@pytest.fixture(scope="module")
+def preset(drawn):
+    return drawn[0].with_transform(SMALL).take(20)
+
+
+@pytest.mark.parametrize("size", [(180, 180), (61, 200), (320, 51)])
+def test_torchvisions_preprocessing_gives_the_same_bits_as_alone(tmp_path, size):
+    noise = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    dataset = CatsAndDogs([tmp_path / "Cat" / "0.png"], SMALL, AUGMENT)
+    dataset.pictures = [Image.fromarray(noise)]
+    assert torch.equal(dataset[0][0], SMALL(dataset.pictures[0]))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_holds_the_same_bits_as_its_images_one_by_one(preset, workers):
+    plain = torch.stack([image for image, _ in preset]), torch.tensor(preset.labels)
+    keys = [(3, index) for index in range(len(preset))]
+    augmented = torch.stack([preset[key][0] for key in keys]), plain[1]
+    assert not torch.equal(plain[0], augmented[0])
+    ours = make_loader(preset, 20, workers=workers)
+    foreign = DataLoader(preset, 20, num_workers=workers)
+    half = DataLoader(Subset(preset, range(20)), 20, sampler=keys, num_workers=workers, collate_fn=collate)
+    half.dataset.indices = {key: key for key in keys}
+    for loader, expected in ((ours, plain), (foreign, plain), (half, augmented)):
+        [batch] = loader
+        assert all(map(torch.equal, batch, expected)) and [part.dtype for part in batch] == [torch.float32, torch.int64]
+    shuffled = make_loader(preset, 20, shuffle=True, workers=workers)
+    shuffled.sampler.set_epoch(3)
+    [(images, labels)] = shuffled
+    order = [index for _, index in shuffled.sampler]
+    assert torch.equal(images, augmented[0][order]) and labels.tolist() == [preset.labels[index] for index in order]
+
+
+def test_a_subclass_with_its_own_items_is_asked_for_them(preset):
+    class Negative(CatsAndDogs):
+        def __getitem__(self, key):
+            image, label = super().__getitem__(key)
+            return -image, label
+
+    images, _ = next(iter(make_loader(Negative(preset.files, SMALL), 20)))
+    assert torch.equal(images, -torch.stack([image for image, _ in preset]))
+
+
+def test_a_crop_with_torchvisions_preprocessing_costs_one_resize_and_shows_the_same(preset, monkeypatch):
+    calls, resize = [], Image.Image.resize
+    monkeypatch.setattr(
+        Image.Image, "resize", lambda self, *rest, **more: calls.append(1) or resize(self, *rest, **more)
+    )
+    for index in range(6):
+        picture = preset.image(index)
+        calls.clear()
+        one = preset[(1, index)][0]
+        assert len(calls) == 1
+        wide = AUGMENT.part(picture, random.Random(datasets.seed_of(0, 1, index)), 160)
+        assert (one - SMALL(wide)).abs().mean() < 0.1, "the same part, the same way round, off by what resizing blurs"
+        assert (one.flip(2) - SMALL(wide)).abs().mean() > 0.2
+
+
+def test_a_crop_is_a_part_of_the_size_and_shape_that_were_asked_for():
+    """The picture's red is its x and its green its y, so that the crop's corners say where it was."""
+    x, y = np.meshgrid(np.arange(240), np.arange(200))
+    picture = Image.fromarray(np.stack([x, y, 0 * x], 2).astype(np.uint8))
+    mirrored, areas, ratios = 0, [], []
+    for seed in range(300):
+        corners = np.asarray(AUGMENT.part(picture, random.Random(seed), 200)).astype(float)
+        wide, high = (corners[-1, -1] - corners[0, 0])[:2]
+        mirrored += wide < 0
+        areas.append(abs(wide) * high / (240 * 200))
+        ratios.append(abs(wide) / high)
+    assert 0.58 < min(areas) < 0.63 and 0.95 < max(areas) <= 1
+    assert 0.78 < min(ratios) < 0.85 and 1.2 < max(ratios) < 1.27
+    assert 120 < mirrored < 180
 
 
 def test_validation_and_test_images_are_never_augmented(drawn):

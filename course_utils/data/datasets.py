@@ -8,20 +8,21 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import cycle
 from pathlib import Path
 
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
 from course_utils.data.archive import CLASSES, ArchiveUnreachable, fetch_photos
 from course_utils.data.drawing import DRAWING_VERSION, draw
 from course_utils.data.pictures import is_whole, read_rgb
 from course_utils.data.remote import write_whole
+from course_utils.data.views import CropAndFlip, Samples, augmented, cropped, is_preset, normalised, pixels
 from course_utils.runtime import data_dir
 
 DRAWN_SEED = 0
@@ -30,8 +31,7 @@ DRAWN_SEED = 0
 # More images come after those that are there (see find_images), so an image stays in its split.
 SPLITS = ("train", "val", "train", "test", "train")
 
-# A random crop and a mirror image: the animal stays what it is. PIL image to PIL image.
-AUGMENT = v2.Compose([v2.RandomResizedCrop(160, scale=(0.6, 1.0), ratio=(0.8, 1.25)), v2.RandomHorizontalFlip()])
+AUGMENT = CropAndFlip()
 
 
 def find_images(per_class: int = 500, source: str | None = None) -> list[Path]:
@@ -96,7 +96,10 @@ class CatsAndDogs(Dataset):
     takes_epochs = True  # asks make_loader for keys (epoch, i)
 
     def __init__(self, files: list[Path], transform: Callable, augment: Callable | None = None, seed: int = 0):
-        """files: paths whose folder is a class name. augment: PIL image to PIL image, random through torch's RNG."""
+        """files: paths whose folder is a class name. augment: PIL image to PIL image, random through torch's RNG.
+
+        With `AUGMENT` and torchvision's own preprocessing, the crop and both resizes are one.
+        """
         self.files = list(files)
         self.labels = [CLASSES.index(path.parent.name) for path in self.files]
         self.transform = transform
@@ -125,12 +128,32 @@ class CatsAndDogs(Dataset):
 
     def __getitem__(self, key: int | tuple[int, int]):
         epoch, index = key if isinstance(key, tuple) else (None, key)
+        if is_preset(self.transform):
+            return normalised(self._pixels(epoch, index), self.transform), self.labels[index]
+        return self.transform(self._augmented(epoch, index)), self.labels[index]
+
+    def __getitems__(self, keys: list[int | tuple[int, int]]) -> Sequence:
+        """`[dataset[key] for key in keys]`, all that a DataLoader wants for a batch; `collate` takes the fast way."""
+        if not is_preset(self.transform) or type(self).__getitem__ is not CatsAndDogs.__getitem__:
+            return [self[key] for key in keys]
+        keys = [key if isinstance(key, tuple) else (None, key) for key in keys]
+        images = [self._pixels(epoch, index) for epoch, index in keys]
+        return Samples(images, [self.labels[index] for _, index in keys], self.transform)
+
+    def _pixels(self, epoch: int | None, index: int) -> Tensor:
+        """The image before it is normalised: uint8 (3, height, width). The course's own crop costs no second resize."""
+        if epoch is not None and type(self.augment) is CropAndFlip:
+            seed = seed_of(self.seed, epoch, index)
+            return pixels(augmented(self.image(index), self.transform, self.augment, seed))
+        return pixels(cropped(self._augmented(epoch, index), self.transform))
+
+    def _augmented(self, epoch: int | None, index: int) -> Image.Image:
         image = self.image(index)
-        if self.augment is not None and epoch is not None:
-            with torch.random.fork_rng(devices=[]):  # leave the RNG that dropout uses as it was
-                torch.default_generator.manual_seed(seed_of(self.seed, epoch, index))  # the CPU's; not the GPUs' too
-                image = self.augment(image)
-        return self.transform(image), self.labels[index]
+        if self.augment is None or epoch is None:
+            return image
+        with torch.random.fork_rng(devices=[]):  # leave the RNG that dropout uses as it was
+            torch.default_generator.manual_seed(seed_of(self.seed, epoch, index))  # the CPU's; not the GPUs' too
+            return self.augment(image)
 
     def take(self, count: int) -> "CatsAndDogs":
         """The first `count` images, half of them cats and half dogs. Raises ValueError when there are too few."""

@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler, Subset
 
 from course_utils.data.datasets import seed_of
+from course_utils.data.views import collate
 
 
 class EpochSampler(Sampler):
@@ -64,6 +65,7 @@ def make_loader(
         sampler=EpochSampler(len(dataset), seed, pairs) if shuffle else None,
         drop_last=shuffle,
         num_workers=workers,
+        collate_fn=collate,
         pin_memory=torch.cuda.is_available(),  # a GPU copies from such memory while the CPU goes on
         generator=torch.Generator().manual_seed(seed),  # or each epoch draws a number from the RNG that dropout uses
     )
