@@ -3,6 +3,7 @@
 import copy
 import os
 import pickle
+import sys
 import zipfile
 
 import numpy as np
@@ -24,6 +25,7 @@ exercise = Exercise(
     hint="""`model.state_dict()` gives you the tensors of the live model. Which function of Python's `copy` also copies
     what is inside?""",
     shows="""The training went on, and not one tensor of yours followed it.""",
+    idle="""Return the weights themselves, as a dictionary from names to tensors.""",
 )
 
 
@@ -100,6 +102,14 @@ def keep(model):
     return copy.deepcopy(model.state_dict)
 
 
+@exercise.mistake(
+    """These are NumPy arrays: `load_state_dict` wants tensors, and `numpy()` shares the memory of the live model, so
+    they follow the training. Copy the tensors themselves, by `clone()` or `copy.deepcopy`."""
+)
+def keep(model):
+    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+
+
 @exercise.probe("the tensors that follow one more training step")
 def _(keep):
     model = net()
@@ -108,6 +118,8 @@ def _(keep):
     if not isinstance(kept, dict):
         return kept if isinstance(kept, list) else type(kept).__name__
     train_step(model)
+    if any(isinstance(one, np.ndarray) for one in kept.values()):
+        return "NumPy arrays, which `load_state_dict` does not take"
     return sorted(name for name in then if name in kept and not torch.equal(kept[name].float(), then[name].float()))
 
 
@@ -143,6 +155,7 @@ exercise = Exercise(
     them takes. It must also be right for a model in 16 bits, and for one with frozen layers.""",
     hint="""The file holds what the `state_dict` holds. A tensor knows its own bytes: `tensor.nbytes`.""",
     shows="""You counted what the file holds: parameters and buffers, each in its own type, frozen or not.""",
+    idle="""Add up the bytes of the tensors, and return the sum.""",
 )
 
 
@@ -170,8 +183,8 @@ def bytes_of(model):
 
 
 @exercise.mistake(
-    """You counted four bytes for every number. A 16-bit number has two, and BatchNorm's counter eight: ask each tensor,
-    by `nbytes` or `element_size()`."""
+    """You counted four bytes for every number. A 16-bit number has two, and BatchNorm's counter eight: ask each
+    tensor, by `nbytes` or `element_size()`."""
 )
 def bytes_of(model):
     return sum(4 * tensor.numel() for tensor in model.state_dict().values())
@@ -215,8 +228,8 @@ def bytes_of(model):
 
 
 @exercise.mistake(
-    """You counted only what learns. `requires_grad` says nothing about saving: frozen parameters and the buffers are in
-    the file, too. Go through `model.state_dict()`."""
+    """You counted only what learns. `requires_grad` says nothing about saving: frozen parameters and the buffers are
+    in the file, too. Go through `model.state_dict()`."""
 )
 def bytes_of(model):
     return sum(one.nbytes for one in model.parameters() if one.requires_grad)
@@ -233,6 +246,22 @@ def bytes_of(model):
 @exercise.mistake("""These are kilobytes. The task asks for bytes: do not divide by 1000.""")
 def bytes_of(model):
     return sum(one.nbytes for one in model.state_dict().values()) / 1000
+
+
+@exercise.mistake(
+    """The buffers are right. But each parameter counts four bytes in your sum, and in a 16-bit model it has two: ask
+    each tensor, by `nbytes`."""
+)
+def bytes_of(model):
+    return 4 * sum(one.numel() for one in model.parameters()) + sum(one.nbytes for one in model.buffers())
+
+
+@exercise.mistake(
+    """`sys.getsizeof` asks for the size of a Python object, with what Python adds to it. The numbers of a tensor take
+    `tensor.nbytes`."""
+)
+def bytes_of(model):
+    return sum(sys.getsizeof(tensor) for tensor in model.state_dict().values())
 
 
 @exercise.probe("the bytes of a small model")
@@ -263,11 +292,12 @@ def _(bytes_of):
 exercise = Exercise(
     "01.3",
     "Save for a stranger",
-    task="""Write `save(model, path)`: it saves the weights so that `torch.load(path, weights_only=True)` reads them, on
-    a computer that does not have your class. Later `load_state_dict` puts them into a new model. The function
+    task="""Write `save(model, path)`: it saves the weights so that `torch.load(path, weights_only=True)` reads them,
+    on a computer that does not have your class. Later `load_state_dict` puts them into a new model. The function
     returns nothing.""",
     hint="""One line: `torch.save(…, path)`. What goes in is not the model.""",
     shows="""The file holds names and tensors, no address of a class, and a new model answers as yours did.""",
+    idle="""`save` must write the file at `path`: a return saves nothing.""",
 )
 
 
@@ -311,8 +341,8 @@ def save(model, path):
 
 
 @exercise.mistake(
-    """The file is right, but your own model has only 16 bits now: `half()` changes the model itself. Make a copy first,
-    or save the weights as they are."""
+    """The file is right, but your own model has only 16 bits now: `half()` changes the model itself. Make a copy
+    first, or save the weights as they are."""
 )
 def save(model, path):
     torch.save(model.half().state_dict(), path)
@@ -349,8 +379,8 @@ def save(model, path):
 
 
 @exercise.mistake(
-    """You saved NumPy arrays, and the safe reader refuses them. The tensors of the `state_dict` can go into the file as
-    they are."""
+    """You saved NumPy arrays, and the safe reader refuses them. The tensors of the `state_dict` can go into the file
+    as they are."""
 )
 def save(model, path):
     torch.save({name: tensor.numpy() for name, tensor in model.state_dict().items()}, path)
@@ -371,6 +401,31 @@ def save(model, path):
 def save(model, path):
     with open(path, "wb") as file:
         pickle.dump(model.state_dict(), file)
+
+
+@exercise.mistake("""A PyTorch model has no method `save`. Take its `state_dict()`, and give that to `torch.save`.""")
+def save(model, path):
+    model.save(path)
+
+
+@exercise.mistake("""The two are exchanged: first what is saved, then where, `torch.save(…, path)`.""")
+def save(model, path):
+    torch.save(path, model.state_dict())
+
+
+@exercise.mistake(
+    """You wrote a file that is called "path". Without quotes, `path` is the argument, the name that was asked for."""
+)
+def save(model, path):
+    torch.save(model.state_dict(), "path")
+
+
+@exercise.mistake(
+    """The weights are one level too deep, under `model_state_dict`. That is how a file for another person looks (task
+    01.5); here `load_state_dict` gets what is in the file: save the `state_dict` itself."""
+)
+def save(model, path):
+    torch.save({"model_state_dict": model.state_dict()}, path)
 
 
 @exercise.probe('the files in an empty folder after `save(model, "weights")`')
@@ -427,6 +482,7 @@ exercise = Exercise(
     hint="""`table[:count]` is a window on the memory of the whole table, and `torch.save` writes that memory. Which
     method gives the rows memory of their own?""",
     shows="""Your rows have memory of their own, so the file holds them and nothing else.""",
+    idle="""Return the rows, as a tensor.""",
 )
 
 
@@ -500,10 +556,23 @@ def first_rows(table, count):
     return torch.from_numpy(table[:count].numpy())
 
 
+@exercise.mistake(
+    """These are the right numbers, in a NumPy array, and it shares the memory of the table. The task asks for a tensor
+    with memory of its own: `clone()`."""
+)
+def first_rows(table, count):
+    return table[:count].numpy()
+
+
+@exercise.mistake("""A tensor has no method `copy`; that is NumPy's name. In PyTorch it is called `clone()`.""")
+def first_rows(table, count):
+    return table[:count].copy()
+
+
 @exercise.probe("the first two of the rows 0 1 2, 3 4 5, …")
 def _(first_rows):
     rows = first_rows(torch.arange(3000.0).reshape(1000, 3), 2)
-    return rows if isinstance(rows, torch.Tensor) else ["a list", rows]
+    return rows if isinstance(rows, torch.Tensor) else [f"no tensor but a {type(rows).__name__}", rows]
 
 
 @exercise.probe("the bytes of the memory that `torch.save` would write for 5 rows of 3")
@@ -525,10 +594,11 @@ exercise = Exercise(
     "One file for another person",
     task="""Write `package(model, config, classes, accuracy)`: a dictionary with the keys `model_state_dict`, `config`,
     `classes`, `accuracy` and `torch` (the version). `torch.load(path, weights_only=True)` must accept what you return
-    once it is saved. The accuracy comes from NumPy, and PyTorch's version is an object of a class of its own: both must
-    become plain values.""",
+    once it is saved. The accuracy comes from NumPy, and PyTorch's version is an object of a class of its own: both
+    must become plain values.""",
     hint="""`float(…)` makes a plain number of the accuracy, `str(…)` a plain text of `torch.__version__`.""",
     shows="""Your file holds tensors and plain values only, so the safe reader opens it everywhere.""",
+    idle="""Two of the five entries are there. Put in the weights, the classes, the accuracy and the version.""",
 )
 
 
@@ -687,7 +757,8 @@ def package(model, config, classes, accuracy):
 
 
 @exercise.mistake(
-    """The settings are text now, and `Net(**config)` cannot use them. A dictionary of plain values is fine as it is."""
+    """The settings are text now, and `Net(**config)` cannot use them. A dictionary of plain values is fine as it
+    is."""
 )
 def package(model, config, classes, accuracy):
     return {
@@ -708,6 +779,34 @@ def package(model, config, classes, accuracy):
         "model_state_dict": dict(model.named_parameters()),
         "config": config,
         "classes": classes,
+        "accuracy": float(accuracy),
+        "torch": str(torch.__version__),
+    }
+
+
+@exercise.mistake(
+    """Under `torch` stands the package itself, and that cannot be saved. Store its version as text,
+    `str(torch.__version__)`."""
+)
+def package(model, config, classes, accuracy):
+    return {
+        "model_state_dict": model.state_dict(),
+        "config": config,
+        "classes": classes,
+        "accuracy": float(accuracy),
+        "torch": torch,
+    }
+
+
+@exercise.mistake(
+    """The classes and the settings are text now: `Net(**config)` cannot use them, and the first class is a bracket. A
+    list and a dictionary of plain values are fine as they are."""
+)
+def package(model, config, classes, accuracy):
+    return {
+        "model_state_dict": model.state_dict(),
+        "config": str(config),
+        "classes": str(classes),
         "accuracy": float(accuracy),
         "torch": str(torch.__version__),
     }
@@ -761,6 +860,7 @@ exercise = Exercise(
     hint="""Read it with three questions. In which mode is the model in the second epoch? When does `best_loss` change?
     Whose tensors are in `best` at the end?""",
     shows="""Your training keeps the best epoch, trains in train mode, and its best weights do not follow the rest.""",
+    idle="""Look at the three questions of the hint: each stands for one line.""",
 )
 
 
@@ -846,16 +946,16 @@ def partly(alias, forgets, eval_mode):
 
 
 ALIAS = "`best` still holds the live tensors, so it follows the training: copy them, by `copy.deepcopy`."
-FORGETS = """The last epoch comes back, not the best: as long as `best_loss` is not set to the new lowest loss, every
-epoch counts as the best. Set it together with `best`, and return `best`."""
+FORGETS = """The last epoch comes back, not the best: `best_loss` is not set to the new lowest loss, or the copy stands
+outside the `if`. Set both inside it, and return `best`."""
 EVAL_MODE = """`evaluate` leaves the model in eval mode, so from the second epoch on you train without dropout, and
 BatchNorm learns nothing: call `model.train()` at the start of each epoch."""
 exercise.mistake(ALIAS)(partly(True, False, False))
 exercise.mistake(FORGETS)(partly(False, True, False))
 exercise.mistake(EVAL_MODE)(partly(False, False, True))
-exercise.mistake(f"Two faults are left. {ALIAS} And {FORGETS}")(partly(True, True, False))
-exercise.mistake(f"Two faults are left. {ALIAS} And {EVAL_MODE}")(partly(True, False, True))
-exercise.mistake(f"Two faults are left. {FORGETS} And {EVAL_MODE}")(partly(False, True, True))
+exercise.mistake(f"Two faults are left. {ALIAS} And: {FORGETS}")(partly(True, True, False))
+exercise.mistake(f"Two faults are left. {ALIAS} And: {EVAL_MODE}")(partly(True, False, True))
+exercise.mistake(f"Two faults are left. {FORGETS} And: {EVAL_MODE}")(partly(False, True, True))
 
 
 def kept_epoch(train, losses):
@@ -956,6 +1056,42 @@ def train(model, optimizer, batches, evaluate, epochs):
     return best
 
 
+@exercise.mistake(
+    """`best_loss` is set after every epoch, also after a bad one, so each epoch is compared with the one before. Set
+    it inside the `if`, together with `best`."""
+)
+def train(model, optimizer, batches, evaluate, epochs):
+    best, best_loss = None, float("inf")
+    for _ in range(epochs):
+        model.train()
+        for x, y in batches:
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        loss = evaluate(model)
+        if loss < best_loss:
+            best = copy.deepcopy(model.state_dict())
+        best_loss = loss
+    return best
+
+
+@exercise.mistake(
+    """It ends after the first epoch: the `return` stands inside the loop. Move it to the left, behind the loop."""
+)
+def train(model, optimizer, batches, evaluate, epochs):
+    best, best_loss = None, float("inf")
+    for _ in range(epochs):
+        model.train()
+        for x, y in batches:
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        loss = evaluate(model)
+        if loss < best_loss:
+            best, best_loss = copy.deepcopy(model.state_dict()), loss
+        return best
+
+
 @exercise.probe("the steps that BatchNorm counted, after each of three epochs of two batches")
 def _(train):
     return kept_epoch(train, [0.5, 0.4, 0.3])[1]
@@ -969,6 +1105,11 @@ def _(train):
 @exercise.probe("the epoch that comes back for the losses 0.3, 0.3, 0.4, 0.2, 0.6")
 def _(train):
     return kept_epoch(train, [0.3, 0.3, 0.4, 0.2, 0.6])[0]
+
+
+@exercise.probe("the epoch that comes back for the losses 0.3, 0.5, 0.4, 0.6")
+def _(train):
+    return kept_epoch(train, [0.3, 0.5, 0.4, 0.6])[0]
 
 
 @exercise.probe("the tensors of the result that are still those of the model")
