@@ -22,6 +22,8 @@ exercise = Exercise(
     and a file that wants to run a program must not get to run it.""",
     hint="""Four steps: build, `torch.load` (to the CPU), `load_state_dict`, and the mode for predicting.""",
     shows="""Your model predicts what the saved one predicted, twice the same, and bad files stop you.""",
+    idle="""The model still has random weights: do you load the file, and are they put into the model that you
+    return?""",
 )
 
 
@@ -133,6 +135,51 @@ def load(path):
     return torch.load(path)
 
 
+@exercise.mistake(
+    """`load_state_dict` returns a report about the names, not the model, and you gave it the name `model`. Write
+    `model.load_state_dict(…)` without `model =` before it."""
+)
+def load(path):
+    model = Net()
+    model = model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return model.eval()
+
+
+@exercise.mistake(
+    """`load_state_dict` reads no files: it wants the dictionary that `torch.load(path, map_location="cpu")` gives."""
+)
+def load(path):
+    model = Net()
+    model.load_state_dict(path)
+    return model.eval()
+
+
+@exercise.mistake(
+    """In the file is a dictionary of tensors, not a model, so it has no `eval`. Build a `Net()`, and put the dictionary
+    into it by `load_state_dict`."""
+)
+def load(path):
+    return torch.load(path, map_location="cpu", weights_only=True).eval()
+
+
+@exercise.mistake(
+    """Two faults. `strict=False` accepted a file with other names: leave it out. And the model is in train mode: call
+    `model.eval()` before you return it."""
+)
+def load(path):
+    model = Net()
+    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), strict=False)
+    return model
+
+
+@exercise.mistake(
+    """Two faults. In the file is a dictionary of tensors, not a model: build a `Net()`, and put the dictionary into it
+    by `load_state_dict`. And `weights_only=False` let a planted program run."""
+)
+def load(path):
+    return torch.load(path, map_location="cpu", weights_only=False).eval()
+
+
 @exercise.probe("what comes back")
 def _(load):
     torch.save(net().state_dict(), "weights.pt")
@@ -144,13 +191,10 @@ def _(load):
     model = net()
     torch.save(model.state_dict(), "weights.pt")
     loaded, x = load("weights.pt"), batch(7)[0]
-    expected = answers(model)
+    as_saved = torch.equal(answers(loaded), answers(model))  # first: in train mode each answer moves BatchNorm
     with torch.no_grad():
         first, second = loaded(x), loaded(x)
-    return {
-        "the same twice": torch.equal(first, second),
-        "those of the saved model": torch.equal(answers(loaded), expected),
-    }
+    return {"the same twice": torch.equal(first, second), "those of the saved model": as_saved}
 
 
 @exercise.probe("a file in which every name begins with `module.`")
@@ -182,6 +226,7 @@ exercise = Exercise(
     names without the prefix, and so does the dictionary that was given.""",
     hint="""Text has the method `removeprefix`. It changes the beginning only, and only if it is there.""",
     shows="""You changed the beginnings of names, nothing else, and the original is still there.""",
+    idle="""A text never changes itself: `name.removeprefix(prefix)` gives a new one. Put it into a new dictionary.""",
 )
 
 
@@ -312,6 +357,14 @@ def without(state_dict, prefix):
     return [name.removeprefix(prefix) for name in state_dict]
 
 
+@exercise.mistake(
+    """`re.sub` changes every place where it finds the prefix, also in the middle, and its point stands for any letter.
+    Use `removeprefix`, which looks at the beginning only."""
+)
+def without(state_dict, prefix):
+    return {re.sub(prefix, "", name): tensor for name, tensor in state_dict.items()}
+
+
 @exercise.probe(f"the names for {', '.join(NAMES)}")
 def _(without):
     renamed = without(dict.fromkeys(NAMES, torch.ones(1)), "module.")
@@ -346,6 +399,7 @@ exercise = Exercise(
     hint="""Leave the two names out of a new dictionary, load with `strict=False`, and compare the lists that
     `load_state_dict` returns with what you expect.""",
     shows="""The backbone came over, the head stayed new, and a file with other names stops you.""",
+    idle="""The backbone is still the one that came in: is the load called, and on `model`?""",
 )
 
 
@@ -497,6 +551,49 @@ def warm_start(model, state_dict):
     return model.load_state_dict({name: one for name, one in state_dict.items() if name not in new}, strict=False)
 
 
+@exercise.mistake(
+    """You left out every name that begins with `classifier`. The file may have more layers there, and they vanished
+    without a word. Leave out exactly two names: `classifier.1.weight` and `classifier.1.bias`."""
+)
+def warm_start(model, state_dict):
+    new = {"classifier.1.weight", "classifier.1.bias"}
+    kept = {name: one for name, one in state_dict.items() if not name.startswith("classifier")}
+    result = model.load_state_dict(kept, strict=False)
+    assert set(result.missing_keys) == new and not result.unexpected_keys
+    return model
+
+
+@exercise.mistake("""The load is right, and you returned its report. The task asks for the model.""")
+def warm_start(model, state_dict):
+    new = {"classifier.1.weight", "classifier.1.bias"}
+    kept = {name: one for name, one in state_dict.items() if name not in new}
+    result = model.load_state_dict(kept, strict=False)
+    assert set(result.missing_keys) == new and not result.unexpected_keys
+    return result
+
+
+@exercise.mistake(
+    """You compare lists, and their order is the model's: first the weight, then the bias. Compare sets,
+    `set(result.missing_keys) == {…}`."""
+)
+def warm_start(model, state_dict):
+    new = ["classifier.1.bias", "classifier.1.weight"]
+    kept = {name: one for name, one in state_dict.items() if name not in new}
+    result = model.load_state_dict(kept, strict=False)
+    assert result.missing_keys == new and not result.unexpected_keys
+    return model
+
+
+@exercise.mistake(
+    """You left out every name in which `1.weight` or `1.bias` stands, and BatchNorm of the backbone has such names,
+    too. Leave out exactly two: `classifier.1.weight` and `classifier.1.bias`."""
+)
+def warm_start(model, state_dict):
+    kept = {name: one for name, one in state_dict.items() if "1.weight" not in name and "1.bias" not in name}
+    assert not model.load_state_dict(kept, strict=False).unexpected_keys
+    return model
+
+
 @exercise.probe("the tensors that are those of the file")
 def _(warm_start):
     file, model = tensors(net()), Net(classes=3)
@@ -556,6 +653,11 @@ def _(warm_start):
     return len(file)
 
 
+@exercise.probe("a file with one layer too many in its head, `classifier.2`")
+def _(warm_start):
+    return outcome(warm_start, lambda file: file.update({"classifier.2.weight": torch.ones(2, 2)}))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 exercise = Exercise(
     "02.4",
@@ -566,6 +668,7 @@ exercise = Exercise(
     hint="""A NumPy number, also a `float64`, is an `np.generic`, and its method `item()` gives Python's. Careful:
     `isinstance(np.float64(1), float)` is true.""",
     shows="""Whole numbers stay whole, fractions stay fractions, and the safe reader opens the file.""",
+    idle="""Build a new dictionary, and return it.""",
 )
 
 
@@ -670,14 +773,44 @@ def measured():
         "loss": np.float32(0.5),
         "images": np.int64(400),
         "is_best": np.bool_(True),
-        "folder": Path("data"),
+        "folder": Path("data", "drawn"),
         "note": "first run",
         "rates": [0.1, 0.2],
+        "scale": torch.tensor([2.0]),
     }
 
 
 def typed(metrics):
     return {name: f"{value!r} ({type(value).__name__})" for name, value in metrics.items()}
+
+
+exercise.mistake("""This is the last part of the path only, and nobody finds the folder again: `str(path)` keeps all of
+it.""")(plainly(lambda value: value.item(), path=lambda value: value.name))
+exercise.mistake(
+    """Whatever has a method `item` was changed, and tensors have one, too: the tensor has become a number. Ask for
+    `np.generic`."""
+)(
+    lambda metrics: {
+        name: value.item() if hasattr(value, "item") else str(value) if isinstance(value, Path) else value
+        for name, value in metrics.items()
+    }
+)
+exercise.mistake(
+    """The NumPy numbers are plain. But you made text of all the rest: only paths become text, the other values stay as
+    they are."""
+)(plainly(lambda value: value.item(), rest=str))
+exercise.mistake(
+    """Two faults. A `float64` passes `isinstance(value, float)`, and is still NumPy's: ask for `np.generic` first. And
+    you made text of all the rest: only paths become text."""
+)(
+    plainly(
+        lambda value: value if isinstance(value, float) else value.item(),
+        rest=lambda v: v if isinstance(v, int | float) else str(v),
+    )
+)
+exercise.mistake(
+    """Only NumPy numbers have a method `item`. Ask `isinstance(value, np.generic)` before you call it."""
+)(lambda metrics: {name: value.item() for name, value in metrics.items()})
 
 
 @exercise.probe("the values, and their types")
@@ -707,6 +840,7 @@ exercise = Exercise(
     flipped.""",
     hint="""`zipfile.ZipFile(path).testzip()` returns the name of the first bad record, or `None`.""",
     shows="""Whole files load, and a single flipped bit anywhere in the weights stops you.""",
+    idle="""Return what `torch.load` gives when the file is whole.""",
 )
 
 
@@ -725,8 +859,8 @@ def load_whole(path):
 
 
 @exercise.mistake(
-    """A file with a flipped bit was loaded. `torch.load` does not compare checksums; `testzip()` does, but it raises
-    nothing: it *returns* the name of the first bad record, and you have to raise an error when that is not `None`."""
+    """A file with a flipped bit raised no error. `torch.load` does not compare checksums; `testzip()` does, but it
+    raises nothing: it *returns* the name of the first bad record, and you have to `raise` when that is not `None`."""
 )
 def load_whole(path):
     return torch.load(path, weights_only=True)
@@ -779,6 +913,31 @@ def saved(flip=None, cut=False):
     Path("state.pt").write_bytes(content[: len(content) // 2] if cut else content)
 
 
+@exercise.mistake(
+    """For a file with a flipped bit nothing came back, and no error: the program goes on without weights. `raise` one
+    when `testzip()` is not `None`."""
+)
+def load_whole(path):
+    if zipfile.ZipFile(path).testzip() is None:
+        return torch.load(path, weights_only=True)
+
+
+@exercise.mistake("""You returned an error as if it were the content. An error is raised: `raise ValueError(…)`.""")
+def load_whole(path):
+    if zipfile.ZipFile(path).testzip() is not None:
+        return ValueError("damaged")
+    return torch.load(path, weights_only=True)
+
+
+@exercise.mistake(
+    """`testzip()` returns `None` for a good file, and `assert` stops at `None`. It is the other way round: `assert
+    zipfile.ZipFile(path).testzip() is None`."""
+)
+def load_whole(path):
+    assert zipfile.ZipFile(path).testzip()
+    return torch.load(path, weights_only=True)
+
+
 @exercise.probe("a whole file")
 def _(load_whole):
     saved()
@@ -795,7 +954,9 @@ def _(load_whole):
 @exercise.probe("a file with a flipped bit in its first tensor")
 def _(load_whole):
     saved(flip="first")
-    return attempt(lambda: load_whole("state.pt"))
+    read = []
+    said = attempt(lambda: read.append(load_whole("state.pt")))
+    return said if said != "accepted" else f"accepted, a {type(read[0]).__name__} came back"
 
 
 @exercise.probe("a file with a flipped bit in its last tensor")
@@ -813,6 +974,7 @@ exercise = Exercise(
     model in the mode in which it came.""",
     hint="""Note `model.training` first. At the end, `model.train(…)` takes it back.""",
     shows="""You measured in eval mode, nothing in the model moved, and its mode is as before.""",
+    idle="""Which mode is the model in while it predicts, and afterwards?""",
 )
 
 
@@ -926,6 +1088,41 @@ def accuracy(model, images, labels):
     return 100 * right.float().mean().item()
 
 
+@exercise.mistake(
+    """`torch.set_grad_enabled(False)` stays off after your function, and the training that goes on computes no
+    gradients. Use `with torch.no_grad():`, which ends by itself."""
+)
+def accuracy(model, images, labels):
+    mode = model.training
+    torch.set_grad_enabled(False)
+    right = model.eval()(images).argmax(dim=1) == labels
+    model.train(mode)
+    return right.float().mean().item()
+
+
+@exercise.mistake(
+    """The brackets are missing: `no_grad` is a class, and `with` wants an object of it, `with torch.no_grad():`."""
+)
+def accuracy(model, images, labels):
+    mode = model.training
+    model.eval()
+    with torch.no_grad:
+        right = model(images).argmax(dim=1) == labels
+    model.train(mode)
+    return right.float().mean().item()
+
+
+@exercise.mistake(
+    """`requires_grad` is off for all parameters now, so the training that goes on learns nothing. A measurement changes
+    no flags: use `with torch.no_grad():`."""
+)
+def accuracy(model, images, labels):
+    mode = model.training
+    right = model.requires_grad_(False).eval()(images).argmax(dim=1) == labels
+    model.train(mode)
+    return right.float().mean().item()
+
+
 @exercise.probe("how far the accuracy of 50 images is from that in eval mode")
 def _(accuracy):
     *_, got, expected = evaluated(accuracy, mode=True)
@@ -957,6 +1154,14 @@ def _(accuracy):
 @exercise.probe("the mode of a model that came in eval mode")
 def _(accuracy):
     return mode_after(accuracy, False)
+
+
+@exercise.probe("what still learns after the measurement")
+def _(accuracy):
+    model = net()
+    accuracy(model, *batch())
+    learns = sum(one.requires_grad for one in model.parameters())
+    return {"gradients are computed": torch.is_grad_enabled(), "parameters that learn": learns}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
