@@ -30,8 +30,6 @@ SAME = {
     "03.3": [
         "return order[done * batch_size:].tolist() → return order[done * batch_size:]",
         "generator = torch.Generator().manual_seed(1000 * seed + epoch) → generator = torch.Generator().manual_seed(1000 * seed - epoch)",
-        "generator = torch.Generator().manual_seed(1000 * seed + epoch) → generator = torch.Generator().manual_seed(seed + epoch)",
-        "generator = torch.Generator().manual_seed(1000 * seed + epoch) → generator = torch.Generator().manual_seed(1000 + seed + epoch)",
         "generator = torch.Generator().manual_seed(1000 * seed + epoch) → generator = torch.Generator().manual_seed(1001 * seed + epoch)",
     ],
     # parts loaded in another order; a list that is appended to, which nobody needs afterwards

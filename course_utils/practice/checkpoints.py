@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LinearLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from course_utils.checkpoints import rng_state
 from course_utils.practice.engine import Exercise
 from course_utils.practice.questions import Prediction, question
 from course_utils.practice.toys import Net, answers, batch, moved, net, same_bits, seeded, tensors, train_step
@@ -24,6 +25,8 @@ exercise = Exercise(
     state of PyTorch's random number generator. The safe reader must accept it once it is saved.""",
     hint="""The three objects each have a `state_dict()`. The generator's state is `torch.get_rng_state()`.""",
     shows="""A training that was stopped, saved and resumed from your dictionary ended with the same bits.""",
+    idle="""Put in the state of the optimizer, of the scheduler and of the generator, under the names that the task
+    gives.""",
 )
 
 
@@ -147,6 +150,34 @@ def saved_after_three(checkpoint):
     return torch.load("checkpoint.pt", weights_only=True), end
 
 
+@exercise.mistake(
+    """`rng_state()` collects the generators of Python, NumPy and PyTorch, and that is good for your own project. The
+    task asks for PyTorch's alone under `rng`, because `torch.set_rng_state` will get it: `torch.get_rng_state()`."""
+)
+def checkpoint(model, optimizer, scheduler, epoch):
+    return {
+        "epoch": epoch,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scheduler": scheduler.state_dict(),
+        "rng": rng_state(),
+    }
+
+
+@exercise.mistake(
+    """`param_groups` are only the settings of the optimizer: its momentum stands elsewhere. Store
+    `optimizer.state_dict()`, which holds both."""
+)
+def checkpoint(model, optimizer, scheduler, epoch):
+    return {
+        "epoch": epoch,
+        "model": model.state_dict(),
+        "optimizer": optimizer.param_groups,
+        "scheduler": scheduler.state_dict(),
+        "rng": torch.get_rng_state(),
+    }
+
+
 @exercise.probe("the names in the dictionary")
 def _(checkpoint):
     return sorted(checkpoint(*parts(), 3))
@@ -199,6 +230,7 @@ exercise = Exercise(
     comes last: `torch.set_rng_state(…)`.""",
     shows="""The learning rate is the saved one, now and at the next step, and the epochs go on with the right
     number.""",
+    idle="""Load what is in the checkpoint: model, optimizer, scheduler, and the generator.""",
 )
 
 
@@ -319,6 +351,31 @@ def resume(checkpoint, model, optimizer):
     return checkpoint["scheduler"], checkpoint["epoch"] + 1
 
 
+@exercise.mistake("""The scheduler comes back alone. Return two things, the scheduler and the number of the next
+epoch.""")
+def resume(checkpoint, model, optimizer):
+    scheduler = LinearLR(optimizer, start_factor=0.1, total_iters=8)
+    model.load_state_dict(checkpoint["model"])
+    optimizer.load_state_dict(checkpoint["optimizer"])
+    scheduler.load_state_dict(checkpoint["scheduler"])
+    torch.set_rng_state(checkpoint["rng"])
+    return scheduler
+
+
+@exercise.mistake(
+    """The scheduler has made one step too many. The checkpoint was written after the step of its epoch: load, and do
+    not call `scheduler.step()` here."""
+)
+def resume(checkpoint, model, optimizer):
+    scheduler = LinearLR(optimizer, start_factor=0.1, total_iters=8)
+    model.load_state_dict(checkpoint["model"])
+    optimizer.load_state_dict(checkpoint["optimizer"])
+    scheduler.load_state_dict(checkpoint["scheduler"])
+    torch.set_rng_state(checkpoint["rng"])
+    scheduler.step()
+    return scheduler, checkpoint["epoch"] + 1
+
+
 @exercise.probe("the learning rate after the resume, and after two more steps of the scheduler")
 def _(resume):
     _, model, optimizer, scheduler, _ = resumed(resume)
@@ -358,10 +415,11 @@ exercise = Exercise(
     "An order that a resume finds again",
     task="""Write `remaining(count, batch_size, seed, epoch, done)`: the indices of the images that are still to come in
     this epoch, in their order, when `done` batches are done. The order is random, another one in each epoch and for
-    each seed, the same whenever it is asked for, and the global random generator stays as it is.""",
+    each seed (0, 1, 2, …), the same whenever it is asked for, and the global random generator stays as it is.""",
     hint="""`torch.randperm(count, generator=…)` with a `torch.Generator` of your own, whose seed you compute from
     `seed` and `epoch`. Then leave out what is done.""",
     shows="""Every epoch has its own order, and a resume in the middle finds exactly the images that are left.""",
+    idle="""Draw an order with a generator of your own, and return the part that is left.""",
 )
 
 
@@ -433,7 +491,8 @@ def remaining(count, batch_size, seed, epoch, done):
 
 
 def numbers(order):
-    return [int(index) for index in order]
+    order = list(order)
+    return ["lists"] if isinstance(order[0], list | tuple) else [int(index) for index in order]
 
 
 @exercise.mistake(
@@ -453,6 +512,31 @@ def remaining(count, batch_size, seed, epoch, done):
 @exercise.mistake("""This is the next batch alone. The task asks for all images that are still to come.""")
 def remaining(count, batch_size, seed, epoch, done):
     return ordered(lambda seed, epoch: 1000 * seed + epoch)(count, batch_size, seed, epoch, done)[:batch_size]
+
+
+exercise.mistake(
+    """With the seed 0, every epoch has the same order: 0 times the epoch is 0. Add the epoch to a multiple of the seed,
+    such as `1000 * seed + epoch`."""
+)(ordered(lambda seed, epoch: seed * epoch))
+exercise.mistake(
+    """Seed 1 in epoch 2 and seed 2 in epoch 1 have one order, because their sums are equal: two trainings with
+    neighbouring seeds see the same orders, one epoch apart. Keep the two apart, such as `1000 * seed + epoch`."""
+)(ordered(lambda seed, epoch: seed + epoch))
+
+
+@exercise.mistake(
+    """Every epoch has the same order: a new `torch.Generator()` always starts with the same seed. Give it one of your
+    own, `.manual_seed(1000 * seed + epoch)`."""
+)
+def remaining(count, batch_size, seed, epoch, done):
+    return torch.randperm(count, generator=torch.Generator())[done * batch_size :].tolist()
+
+
+@exercise.mistake("""These are batches, lists in a list. The task asks for the indices one after the other, in one
+list.""")
+def remaining(count, batch_size, seed, epoch, done):
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(1000 * seed + epoch))
+    return [part.tolist() for part in order.split(batch_size)[done:]]
 
 
 @exercise.probe("the order of a whole epoch")
@@ -499,6 +583,17 @@ def _(remaining):
     return "as it was" if states() == before else "changed"
 
 
+@exercise.probe("the orders of three epochs with the seed 0")
+def _(remaining):
+    return f"{len({tuple(numbers(remaining(40, 4, 0, epoch, 0))) for epoch in range(1, 4)})} different ones"
+
+
+@exercise.probe("the orders of the epochs 1 to 4, each with the seeds 1 to 4")
+def _(remaining):
+    orders = {tuple(numbers(remaining(40, 4, seed, epoch, 0))) for seed in range(1, 5) for epoch in range(1, 5)}
+    return f"{len(orders)} different ones"
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 exercise = Exercise(
     "03.4",
@@ -508,6 +603,7 @@ exercise = Exercise(
     `patience` epochs. An equal loss is no improvement.""",
     hint="""`losses.index(min(losses))` is the place of the best epoch. How many epochs came after it?""",
     shows="""The patience counts from the best epoch on, and needs nothing but the losses.""",
+    idle="""Return true or false.""",
 )
 
 
@@ -603,6 +699,37 @@ def should_stop(losses, patience):
     return min(losses[-patience:]) >= min(losses[:-patience])
 
 
+@exercise.mistake(
+    """It is true in the one epoch in which the patience runs out, and false after it. A training that is resumed with a
+    smaller patience may be past that epoch, and would never stop: compare with `>=`."""
+)
+def should_stop(losses, patience):
+    return len(losses) - 1 - losses.index(min(losses)) == patience
+
+
+@exercise.mistake(
+    """You say true because it should have stopped once, long ago. A later epoch was better after all: only the epochs
+    after the best one count, so end the count first, then compare."""
+)
+def should_stop(losses, patience):
+    return any(place - losses.index(min(losses[: place + 1])) >= patience for place in range(len(losses)))
+
+
+@exercise.mistake(
+    """This is how many epochs it has waited, and any number but 0 counts as true. Compare it with `patience`."""
+)
+def should_stop(losses, patience):
+    return len(losses) - 1 - losses.index(min(losses))
+
+
+@exercise.mistake(
+    """Your answer always counts as true, so it stops after the first epoch: a text that is not empty is true, also
+    "no". Return the comparison itself, True or False."""
+)
+def should_stop(losses, patience):
+    return "stop" if len(losses) - 1 - losses.index(min(losses)) >= patience else "go on"
+
+
 @exercise.probe("the answer after the first epoch")
 def _(should_stop):
     answer = should_stop([0.5], 3)
@@ -629,6 +756,16 @@ def _(should_stop):
     return stops(should_stop, [0.5, 0.5, 0.5, 0.5, 0.5], 2)
 
 
+@exercise.probe("the answer for the losses 0.5, 0.6, 0.6, 0.6, 0.6, 0.6 and patience 3")
+def _(should_stop):
+    return bool(should_stop([0.5, 0.6, 0.6, 0.6, 0.6, 0.6], 3))
+
+
+@exercise.probe("the answer for the losses 0.5, 0.6, 0.6, 0.6, 0.4 and patience 3")
+def _(should_stop):
+    return bool(should_stop([0.5, 0.6, 0.6, 0.6, 0.4], 3))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 exercise = Exercise(
     "03.5",
@@ -639,6 +776,7 @@ exercise = Exercise(
     hint="""`backward()` adds to the gradients. The mean over all images is the mean of the four means: divide each loss
     by the number of batches.""",
     shows="""Your four batches moved the weights as one large batch does.""",
+    idle="""The weights have not moved, and the gradients only add up: where is the step?""",
 )
 
 
@@ -677,8 +815,9 @@ exercise.mistake(
     """The step is four times too long: the gradients of the batches add up. Divide each loss by `len(batches)`."""
 )(stepping(lambda batches: 1))
 exercise.mistake(
-    """Only the last batch moved the weights: `zero_grad()` in the loop throws away what the others gave. Call it once,
-    before the loop."""
+    """Only the last batch moved the weights: `zero_grad()` in the loop throws away what the others gave, and
+    `backward()` after the loop sees the last loss only. One `zero_grad()` before the loop, a `backward()` for each
+    batch."""
 )(stepping(len, zero="each"))
 exercise.mistake(
     """The optimizer made a step after each batch, with weights that were no longer the same. Call `optimizer.step()`
@@ -751,6 +890,27 @@ def step(model, optimizer, batches):
     optimizer.step()
 
 
+@exercise.mistake(
+    """You divided twice, so the step is too short: the losses, and then the gradients as well. Once is enough."""
+)
+def step(model, optimizer, batches):
+    optimizer.zero_grad()
+    for x, y in batches:
+        (F.cross_entropy(model(x), y) / len(batches) ** 2).backward()
+    optimizer.step()
+
+
+@exercise.mistake(
+    """`zero_grad()` between the last `backward()` and `step()` throws all gradients away, and no weight moves. Call it
+    at the start."""
+)
+def step(model, optimizer, batches):
+    for x, y in batches:
+        (F.cross_entropy(model(x), y) / len(batches)).backward()
+    optimizer.zero_grad()
+    optimizer.step()
+
+
 @exercise.probe("the two biases after a step of four batches of 8")
 def _(step):
     return large_step(step, 4)[0]
@@ -780,6 +940,7 @@ exercise = Exercise(
     They must be the weights that were measured.""",
     hint="""An `AveragedModel` holds its averaged copy of your model in `average.module`.""",
     shows="""A plain model loads your file and answers as the average that was measured.""",
+    idle="""Return the weights, as a dictionary.""",
 )
 
 
@@ -865,6 +1026,30 @@ def shipped(model, average):
     return average.module.state_dict
 
 
+@exercise.mistake(
+    """The weights are the right ones, but you loaded them into `model`, and its own are lost. Whoever goes on with the
+    training needs both: take `average.module.state_dict()`, and leave the model alone."""
+)
+def shipped(model, average):
+    model.load_state_dict(average.module.state_dict())
+    return model.state_dict()
+
+
+@exercise.mistake(
+    """This is a checkpoint to go on from, with two models in it. To give away, the weights that were measured are
+    enough: `average.module.state_dict()`."""
+)
+def shipped(model, average):
+    return {"model": model.state_dict(), "average": average.state_dict()}
+
+
+@exercise.mistake(
+    """The plain model has no `module`: the wrapper is `average`, and the averaged copy is in `average.module`."""
+)
+def shipped(model, average):
+    return model.module.state_dict()
+
+
 @exercise.probe("the names that a plain `Net()` misses in it, and those that it does not know")
 def _(shipped):
     given = shipped(*averaged())
@@ -891,6 +1076,14 @@ def _(shipped):
     return "answers as the model" if torch.equal(got, answers(model)) else "answers as neither of them"
 
 
+@exercise.probe("the tensors of `model` and of `average` that changed")
+def _(shipped):
+    model, average = averaged()
+    then, averages = tensors(model), tensors(average)
+    shipped(model, average)
+    return len(moved(model, then)) + len(moved(average, averages))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 exercise = Exercise(
     "03.7",
@@ -900,6 +1093,7 @@ exercise = Exercise(
     loop, so that stopping after any epoch changes nothing.""",
     hint="""What is in the dictionary that it returns, and which of that does it read again?""",
     shows="""Stopped after any epoch, your training repeats no epoch, loses no loss, and keeps the true best.""",
+    idle="""What the checkpoint holds is in the `return` at the end: which of it is not read again?""",
 )
 
 
@@ -1005,7 +1199,9 @@ def stopped_and_resumed(train, losses, stop, epochs):
         return train(model, optimizer, train_epoch, evaluate, *rest)
 
     end = one_life(models[1], epochs, copy.deepcopy(one_life(models[0], stop)))
-    best = end["best"] or {}
+    best = end["best"] if isinstance(end["best"], dict) else {}
+    if end["best"] is not None and not best:
+        return trained, end, type(end["best"]).__name__
     of_epoch = [n for n, state in zip(trained, states) if best and all(same_bits(best[k], v) for k, v in state.items())]
     return trained, end, of_epoch
 
@@ -1041,6 +1237,52 @@ def train(model, optimizer, train_epoch, evaluate, epochs, checkpoint=None):
     if checkpoint:
         checkpoint = {**checkpoint, "epoch": checkpoint["epoch"] - 1}
     return forgetting(False, True, True)(model, optimizer, train_epoch, evaluate, epochs, checkpoint)
+
+
+def again(losses, kept):
+    """The last epoch is trained twice, and some of the rest is forgotten."""
+
+    def train(model, optimizer, train_epoch, evaluate, epochs, checkpoint=None):
+        checkpoint = checkpoint and {**checkpoint, "epoch": checkpoint["epoch"] - 1}
+        return forgetting(False, losses, kept)(model, optimizer, train_epoch, evaluate, epochs, checkpoint)
+
+    return train
+
+
+TWICE = 'The last epoch that is done is trained twice: start at `checkpoint["epoch"] + 1`.'
+exercise.mistake(f"Two things are left. {TWICE} And: {LOSSES}")(again(True, False))
+exercise.mistake(f"Two things are left. {TWICE} And: {KEPT}")(again(False, True))
+
+
+@exercise.mistake(
+    """`epochs` is the number of the last epoch, not how many are left: after the stop it counts from 1 again. Leave it,
+    and start at `checkpoint["epoch"] + 1`."""
+)
+def train(model, optimizer, train_epoch, evaluate, epochs, checkpoint=None):
+    left = epochs - checkpoint["epoch"] if checkpoint else epochs
+    if checkpoint:
+        checkpoint = {**checkpoint, "epoch": 0}
+    return forgetting(False, False, False)(model, optimizer, train_epoch, evaluate, left, checkpoint)
+
+
+@exercise.mistake(
+    """`history.append` puts the old list into the list, as one element, and a list cannot be compared with a loss. Take
+    the list itself, `history = checkpoint["history"]`, or `extend`."""
+)
+def train(model, optimizer, train_epoch, evaluate, epochs, checkpoint=None):
+    if checkpoint:
+        checkpoint = {**checkpoint, "history": [checkpoint["history"]]}
+    return forgetting(False, False, False)(model, optimizer, train_epoch, evaluate, epochs, checkpoint)
+
+
+@exercise.mistake(
+    """`best` holds weights, and you gave it a loss. The best weights from before the stop are in
+    `checkpoint["best"]`."""
+)
+def train(model, optimizer, train_epoch, evaluate, epochs, checkpoint=None):
+    if checkpoint:
+        checkpoint = {**checkpoint, "best": min(checkpoint["history"])}
+    return forgetting(False, False, False)(model, optimizer, train_epoch, evaluate, epochs, checkpoint)
 
 
 @exercise.probe("the epochs that are trained, with a stop after epoch 2 of 4")
