@@ -147,6 +147,26 @@ def save(checkpoint, path):
     torch.save(checkpoint, path)
 
 
+@exercise.mistake(
+    """You wrote aside, and then copied over the old file: while the copy runs, `path` is half a file, and the part
+    stays behind. `os.replace` changes the name in one instant, and leaves nothing."""
+)
+def save(checkpoint, path):
+    write(checkpoint, f"{path}.part")
+    shutil.copyfile(f"{path}.part", path)
+
+
+@exercise.mistake(
+    """You wait for the disk after the file is closed, and a closed file has no number any more. `os.fsync` belongs into
+    the `with`, after `flush()`."""
+)
+def save(checkpoint, path):
+    with open(f"{path}.part", "wb") as file:
+        torch.save(checkpoint, file)
+    os.fsync(file.fileno())
+    os.replace(f"{path}.part", path)
+
+
 @exercise.probe("the file after two saves, and all files in the folder")
 def _(save):
     for epoch in (1, 2):
@@ -204,6 +224,7 @@ exercise = Exercise(
     hint="""Sort by the number, not by the name: `step_9` comes after `step_10` in the alphabet.
     `zipfile.ZipFile(path).testzip()` finds flipped bits, and raises for what is no zip.""",
     shows="""You fell back over cut and flipped files to the newest whole one, and stopped when there was none.""",
+    idle="""Look through the files, and return what is in the one that you chose.""",
 )
 
 
@@ -258,8 +279,8 @@ exercise.mistake(
     `zipfile.ZipFile(path).testzip()` first."""
 )(searching(number, check=False))
 exercise.mistake(
-    """You looked at the newest file only, and gave up when it was damaged. Go on to the one before, until one is
-    whole."""
+    """You gave up at the first damaged file: either you looked at the newest only, or the error of a file that is cut
+    off (it is no zip any more) ended your loop. Catch that error, and go on to the file before."""
 )(searching(number, newest_only=True))
 exercise.mistake(
     """When no file was whole, you returned nothing, and the training would start from zero without a word. Raise an
@@ -302,7 +323,7 @@ def step_found(newest_good, damage):
         found = newest_good("run")
     except Exception as error:
         return "an error" if not isinstance(error, TypeError | NameError | AttributeError) else type(error).__name__
-    return found["step"] if isinstance(found, dict) else found
+    return found.get("step", "nothing") if isinstance(found, dict) else found
 
 
 exercise.mistake(
@@ -321,6 +342,40 @@ def newest_good(folder):
         try:
             if zipfile.ZipFile(path).testzip() is None:
                 return path
+        except zipfile.BadZipFile:
+            continue
+    raise FileNotFoundError("none")
+
+
+exercise.mistake(
+    """When no file was whole, an empty dictionary came back, and the training would start from zero without a word.
+    Raise an error."""
+)(searching(number, none={}))
+
+
+@exercise.mistake(
+    """`testzip()` returns `None` for a *good* file, so you passed over the good ones. Take the file when it is
+    `None`."""
+)
+def newest_good(folder):
+    for path in sorted(Path(folder).glob("step_*.pt"), key=number, reverse=True):
+        try:
+            if zipfile.ZipFile(path).testzip():
+                return torch.load(path, weights_only=True)
+        except zipfile.BadZipFile:
+            continue
+    raise RuntimeError("none")
+
+
+@exercise.mistake(
+    """You took every `.pt` file, also `best_12.pt`: the best is there for using, and going on from it would lose
+    epochs. Take the names `step_NUMBER.pt` only."""
+)
+def newest_good(folder):
+    for path in sorted(Path(folder).glob("*.pt"), key=number, reverse=True):
+        try:
+            if zipfile.ZipFile(path).testzip() is None:
+                return torch.load(path, weights_only=True)
         except zipfile.BadZipFile:
             continue
     raise FileNotFoundError("none")
@@ -354,6 +409,13 @@ def _(newest_good):
     return sorted(os.listdir("run"))
 
 
+@exercise.probe("the step that is found when `best_12.pt`, of step 3, lies there as well")
+def _(newest_good):
+    folder_of({})
+    torch.save({"step": 3}, "run/best_12.pt")
+    return newest_good("run")["step"]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 exercise = Exercise(
     "04.3",
@@ -364,6 +426,7 @@ exercise = Exercise(
     hint="""`with Training(folder, {…}, metric="val_loss") as training:`, then `training.epochs(…)`,
     `training.batches(…)`, and at the end of each epoch `training.end_epoch({"val_loss": …})`.""",
     shows="""Stopped after two epochs and called again, your loop ended with the same bits as without a stop.""",
+    idle="""A second call still begins from zero. Do the epochs and the batches come from `training`?""",
 )
 
 
@@ -436,6 +499,85 @@ exercise.mistake(
     """The model that comes back is the best one, not the last one. `load_best()` is useful, but this task asks for the
     same model as before."""
 )(around(best=True))
+
+
+@exercise.mistake("""A `patience` ended the training early. The task asks for all `epochs`: leave it out here.""")
+def train(folder, model, optimizer, loader, evaluate, epochs):
+    with Training(folder, {"model": model, "optimizer": optimizer}, metric="val_loss") as training:
+        for _ in training.epochs(epochs, patience=1):
+            model.train()
+            for x, y in training.batches(loader):
+                optimizer.zero_grad()
+                F.cross_entropy(model(x), y).backward()
+                optimizer.step()
+            training.end_epoch({"val_loss": evaluate(model)})
+    return model
+
+
+@exercise.mistake(
+    """It ends after one epoch in each call: the `return` stands inside the loop. Move it to the left, behind the
+    `with`."""
+)
+def train(folder, model, optimizer, loader, evaluate, epochs):
+    with Training(folder, {"model": model, "optimizer": optimizer}, metric="val_loss") as training:
+        for _ in training.epochs(epochs):
+            model.train()
+            for x, y in training.batches(loader):
+                optimizer.zero_grad()
+                F.cross_entropy(model(x), y).backward()
+                optimizer.step()
+            training.end_epoch({"val_loss": evaluate(model)})
+            return model
+
+
+def beside(**changes):
+    """`Training` with other settings than the task asks for."""
+
+    def train(folder, model, optimizer, loader, evaluate, epochs):
+        settings = {"metric": "val_loss", **changes}
+        with Training(folder, {"model": model, "optimizer": optimizer}, **settings) as training:
+            for _ in training.epochs(epochs):
+                model.train()
+                for x, y in training.batches(loader):
+                    optimizer.zero_grad()
+                    F.cross_entropy(model(x), y).backward()
+                    optimizer.step()
+                training.end_epoch({"val_loss": evaluate(model)})
+        return model
+
+    return train
+
+
+exercise.mistake(
+    """The folder keeps the epoch with the *highest* loss as the best: `mode="max"` fits an accuracy. Leave it out for a
+    loss."""
+)(beside(mode="max"))
+exercise.mistake(
+    """With `resume=False` a second call refuses to touch the folder of the first. Leave it out: `Training` goes on by
+    itself."""
+)(beside(resume=False))
+
+
+@exercise.mistake(
+    """`Training` is not opened with `with`, so it neither reads what is in the folder nor saves at a stop. Write `with
+    Training(…) as training:`, and indent the loop."""
+)
+def train(folder, model, optimizer, loader, evaluate, epochs):
+    training = Training(folder, {"model": model, "optimizer": optimizer}, metric="val_loss")
+    for _ in training.epochs(epochs):
+        model.train()
+        for x, y in training.batches(loader):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        training.end_epoch({"val_loss": evaluate(model)})
+    return model
+
+
+@exercise.mistake("""You returned the `Training` itself. The task asks for the model, as before.""")
+def train(folder, model, optimizer, loader, evaluate, epochs):
+    around()(folder, model, optimizer, loader, evaluate, epochs)
+    return Training(folder, {"model": model, "optimizer": optimizer}, metric="val_loss")
 
 
 def life(train, folder, epochs, seed=1):
@@ -523,6 +665,17 @@ def _(train):
     )
 
 
+@exercise.probe("how many epochs one call trains, of 3")
+def _(train):
+    return len(life(train, "run", 3)[1])
+
+
+@exercise.probe("the best epoch in the folder, for the losses 1, 2, 3")
+def _(train):
+    life(train, "run", 3)
+    return (CheckpointFolder("run").best() or {"metrics": {}})["metrics"].get("epoch")
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 exercise = Exercise(
     "04.4",
@@ -532,6 +685,7 @@ exercise = Exercise(
     steps that are done, and ends; otherwise it saves once, at the end. It returns n.""",
     hint="""Ask after each step, not before it: what runs is finished first. One `save` is enough in each case.""",
     shows="""The step that ran was finished, its work was saved once, and nothing ran after it.""",
+    idle="""`save` must be called: once when somebody has asked, or once at the end.""",
 )
 
 
@@ -667,6 +821,69 @@ def run(steps, save, asked):
     return done
 
 
+@exercise.mistake(
+    """`asked` is a function, and a function always counts as true, so it ends after the first step. Call it:
+    `asked()`."""
+)
+def run(steps, save, asked):
+    done = 0
+    for step in steps:
+        step()
+        done += 1
+        if asked:
+            break
+    save(done)
+    return done
+
+
+@exercise.mistake("""No step was done: the steps are functions, and the brackets are missing. Call each one,
+`step()`.""")
+def run(steps, save, asked):
+    done = 0
+    for _ in steps:
+        done += 1
+        if asked():
+            break
+    save(done)
+    return done
+
+
+@exercise.mistake(
+    """You count and ask before the step is done, so the number is one too large, and the stop comes a step late. Do the
+    step first, then count it, then ask."""
+)
+def run(steps, save, asked):
+    done = 0
+    for step in steps:
+        done += 1
+        if asked():
+            save(done)
+            return done
+        step()
+    save(done)
+    return done
+
+
+@exercise.mistake(
+    """It is saved, and then an error is raised. Whoever calls your function asked for n: return it instead."""
+)
+def run(steps, save, asked):
+    done = 0
+    for step in steps:
+        step()
+        done += 1
+        if asked():
+            save(done)
+            raise KeyboardInterrupt
+    save(done)
+    return done
+
+
+@exercise.mistake("""You return what `save` returns, and that is nothing. Save first, then return the number itself.""")
+def run(steps, save, asked):
+    running()(steps, save, asked)
+
+
 @exercise.probe("what happens in five steps, when somebody asks in the third")
 def _(run):
     return [one for one in events(run, 3)[0] if one != "asked"]
@@ -698,6 +915,7 @@ exercise = Exercise(
     hint="""Copy to another name first (`target + ".part"`), compare the bytes, then `os.replace`. An `OSError` of the
     drive must not end the training.""",
     shows="""A good copy got its name, and neither an error of the drive nor a wrong byte cost you the older one.""",
+    idle="""It is still called good whatever the drive did. Compare the copy with the file.""",
 )
 
 
@@ -791,7 +1009,8 @@ def mirrored(mirror, drive):
         result = mirror("run/last.pt", "drive", copy)
     except OSError:
         result = "an error"
-    return [result, Path("drive/last.pt").read_bytes().decode()]
+    there = Path("drive/last.pt").read_bytes().decode() if Path("drive/last.pt").exists() else "no copy at all"
+    return [result, "a part of the new checkpoint" if there == "the n" else there]
 
 
 @exercise.mistake(
@@ -815,6 +1034,94 @@ def mirror(path, folder, copy):
 def mirror(path, folder, copy):
     mirroring()(path, folder, copy)
     return True
+
+
+@exercise.mistake(
+    """Two faults. The error of the drive is caught, and the older copy is half overwritten by then: copy to another
+    name, then `os.replace`. And nothing is compared, so a copy with a wrong byte is called good."""
+)
+def mirror(path, folder, copy):
+    try:
+        copy(path, Path(folder) / Path(path).name)
+    except OSError:
+        return False
+    return True
+
+
+@exercise.mistake(
+    """When the copy is bad you delete it, and with it the older good one, which had the same name. Copy to another name
+    first; only a good copy takes the older one's place."""
+)
+def mirror(path, folder, copy):
+    target = Path(folder) / Path(path).name
+    try:
+        copy(path, target)
+        if target.read_bytes() == Path(path).read_bytes():
+            return True
+    except OSError:
+        pass
+    target.unlink()
+    return False
+
+
+@exercise.mistake(
+    """You copied by yourself, with Python's own function. The drive is behind `copy(source, target)`, the argument:
+    call that one."""
+)
+def mirror(path, folder, copy):
+    return mirroring()(path, folder, shutil.copyfile)
+
+
+@exercise.mistake(
+    """It is the other way round: a copy that differs gets the name. Replace when the bytes are equal, `==`."""
+)
+def mirror(path, folder, copy):
+    target = Path(folder) / Path(path).name
+    part = Path(f"{target}.part")
+    try:
+        copy(path, part)
+        differs = part.read_bytes() != Path(path).read_bytes()
+        if differs:
+            os.replace(part, target)
+    except OSError:
+        return False
+    return differs
+
+
+@exercise.mistake(
+    """When the drive fails you return True, so everybody believes that there is a copy. Return False in the
+    `except`."""
+)
+def mirror(path, folder, copy):
+    try:
+        return mirroring(errors=False)(path, folder, copy)
+    except OSError:
+        return True
+
+
+@exercise.mistake(
+    """`path` has a folder in it, and you hung all of it onto the other folder. Take the name alone,
+    `os.path.basename(path)`."""
+)
+def mirror(path, folder, copy):
+    part = os.path.join(folder, f"{path}.part")
+    try:
+        copy(path, part)
+        if Path(part).read_bytes() != Path(path).read_bytes():
+            return False
+        os.replace(part, os.path.join(folder, path))
+    except OSError:
+        return False
+    return True
+
+
+@exercise.mistake(
+    """The copy is right, and nothing comes back: your last line computes the answer and forgets it. Put `return` before
+    it."""
+)
+def mirror(path, folder, copy):
+    if not mirroring()(path, folder, copy):
+        return False
 
 
 @exercise.probe("what comes back, and the file in the mirror, when the drive works")
@@ -846,6 +1153,7 @@ exercise = Exercise(
     and every file that has another kind of name.""",
     hint="""First pick the names of the kind `step_NUMBER.pt`, then sort them by their number.""",
     shows="""The newest files, the best one and everybody else's files stay.""",
+    idle="""Return the names that may go, in a list.""",
 )
 
 
@@ -920,6 +1228,41 @@ def to_delete(names, best, keep):
     return [name for name in names if name in ours or (name not in steps and name != best)]
 
 
+@exercise.mistake("""One file too many is kept: the newest `keep` stay, and the best besides them.""")
+def to_delete(names, best, keep):
+    return deleting(cut=lambda n, keep: n - keep - 1)(names, best, keep)
+
+
+@exercise.mistake("""These are the newest, turned round: they are the ones to keep. Return the rest.""")
+def to_delete(names, best, keep):
+    return [
+        name for name in deleting(cut=lambda n, keep: n, spare_best=False)(names, best, keep)[-keep:] if name != best
+    ]
+
+
+@exercise.mistake("""These are the files to keep. Return the others, of the kind `step_NUMBER.pt`, that may go.""")
+def to_delete(names, best, keep):
+    return [*deleting(cut=lambda n, keep: n, spare_best=False)(names, best, keep)[-keep:], best]
+
+
+@exercise.mistake(
+    """You sorted all names and cut off the last: notes and unfinished files would go, and `step_10` before `step_9`.
+    Pick the names `step_NUMBER.pt` first, then sort by the number."""
+)
+def to_delete(names, best, keep):
+    return [name for name in sorted(names)[:-keep] if name != best]
+
+
+@exercise.mistake(
+    """`step_final.pt` is no `step_NUMBER.pt`, and its number cannot be read. Let digits stand between `step_` and
+    `.pt`, for example by `re.fullmatch(r"step_\\d+\\.pt", name)`."""
+)
+def to_delete(names, best, keep):
+    ours = [name for name in names if name.startswith("step_") and name.endswith(".pt")]
+    ours.sort(key=lambda name: int(name[5:-3]))
+    return [name for name in ours[: len(ours) - keep] if name != best]
+
+
 @exercise.probe(f"what may go of {', '.join(FILES)}, with the best step_11.pt and keep=2")
 def _(to_delete):
     return sorted(to_delete(list(FILES), "step_11.pt", 2))
@@ -933,6 +1276,11 @@ def _(to_delete):
 @exercise.probe("the same with keep=1, and with keep=9")
 def _(to_delete):
     return [sorted(to_delete(list(FILES), "step_8.pt", keep)) for keep in (1, 9)]
+
+
+@exercise.probe("the same, with a file step_final.pt as well")
+def _(to_delete):
+    return sorted(to_delete([*FILES, "step_final.pt"], "step_8.pt", 2))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
