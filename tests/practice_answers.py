@@ -172,8 +172,9 @@ def with_numbers(metrics):
 
 
 @answer("02.4")
-def by_item(metrics):
-    return {k: v.item() if hasattr(v, "item") else str(v) if hasattr(v, "parts") else v for k, v in metrics.items()}
+def by_the_kinds(metrics):
+    numbers = np.number | np.bool_
+    return {k: v.item() if isinstance(v, numbers) else str(v) if hasattr(v, "parts") else v for k, v in metrics.items()}
 
 
 @answer("02.5")
@@ -458,7 +459,8 @@ def by_a_hash(path, folder, copy):
 
 @answer("04.6")
 def as_a_set(names, best, keep):
-    numbers = {name: int(name[5:-3]) for name in names if name.startswith("step_") and name.endswith(".pt")}
+    ours = [name for name in names if name.startswith("step_") and name.endswith(".pt") and name[5:-3].isdigit()]
+    numbers = {name: int(name[5:-3]) for name in ours}
     newest = sorted(numbers, key=numbers.get, reverse=True)[:keep]
     return set(numbers) - set(newest) - {best}
 

@@ -22,6 +22,7 @@ exercise = Exercise(
     returns the model. Everything else stays as it is, also the dropout.""",
     hint="""The old layer is `model.classifier[1]`, and it knows its number of inputs: `in_features`.""",
     shows="""The backbone kept every bit, the dropout is still there, and the head gives one logit for each class.""",
+    idle="""The old layer is still in its place: assign the new one to `model.classifier[1]`.""",
 )
 
 
@@ -141,6 +142,43 @@ def new_head(model, classes):
     return model
 
 
+@exercise.mistake("""The two numbers are exchanged: `nn.Linear(inputs, outputs)`, so first `in_features`, then
+`classes`.""")
+def new_head(model, classes):
+    model.classifier[1] = nn.Linear(classes, model.classifier[1].in_features)
+    return model
+
+
+@exercise.mistake("""This is the head alone. Return the whole model: it is needed to predict.""")
+def new_head(model, classes):
+    model.classifier[1] = nn.Linear(model.classifier[1].in_features, classes)
+    return model.classifier
+
+
+@exercise.mistake("""This is the new layer alone. Return the whole model: it is needed to predict.""")
+def new_head(model, classes):
+    model.classifier[1] = nn.Linear(model.classifier[1].in_features, classes)
+    return model.classifier[1]
+
+
+@exercise.mistake(
+    """There is a softmax behind your layer. The loss, `F.cross_entropy`, has one in it already: the head gives logits,
+    so put a bare `nn.Linear` there."""
+)
+def new_head(model, classes):
+    model.classifier[1] = nn.Sequential(nn.Linear(model.classifier[1].in_features, classes), nn.Softmax(dim=1))
+    return model
+
+
+@exercise.mistake(
+    """The model has a new layer under a new name, and its `forward` never asks for it: the old head still answers. Put
+    it in the old one's place, `model.classifier[1]`."""
+)
+def new_head(model, classes):
+    model.head = nn.Linear(model.classifier[1].in_features, classes)
+    return model
+
+
 @exercise.probe("the layers of the head")
 def _(new_head):
     head = new_head(net(classes=10), 3).classifier
@@ -187,6 +225,13 @@ def _(new_head):
     return sum(one.requires_grad for one in new_head(net(classes=10), 3).parameters())
 
 
+@exercise.probe("layers that the old model did not have")
+def _(new_head):
+    model = net(classes=10)
+    names = {name for name, _ in model.named_modules()}
+    return sorted({name for name, _ in new_head(model, 3).named_modules()} - names)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 exercise = Exercise(
     "05.2",
@@ -197,6 +242,7 @@ exercise = Exercise(
     hint="""Eval mode first, then `with torch.no_grad():`. (Tensors from `torch.inference_mode()` cannot be trained
     on.)""",
     shows="""The features are the same each time, BatchNorm did not move, and a head learns from them.""",
+    idle="""Return the features.""",
 )
 
 
@@ -263,6 +309,41 @@ def features_of(model, images):
         return model.features[0](images)
 
 
+@exercise.mistake("""These are NumPy arrays, and a head trains on tensors. Leave `.numpy()` out.""")
+def features_of(model, images):
+    model.eval()
+    with torch.no_grad():
+        return model.features(images).numpy()
+
+
+@exercise.mistake(
+    """`flatten()` makes one long row of the whole batch. A head wants a row for each image: (batch, features), as they
+    came, or `flatten(1)`."""
+)
+def features_of(model, images):
+    model.eval()
+    with torch.no_grad():
+        return model.features(images).flatten()
+
+
+@exercise.mistake("""These are the features of each image in a list. Put them together: `torch.cat`, or the batch at
+once.""")
+def features_of(model, images):
+    model.eval()
+    with torch.no_grad():
+        return [model.features(image[None]) for image in images]
+
+
+@exercise.mistake(
+    """`torch.set_grad_enabled(False)` stays off after your function, and the head that trains next gets no gradients.
+    Use `with torch.no_grad():`, which ends by itself."""
+)
+def features_of(model, images):
+    model.eval()
+    torch.set_grad_enabled(False)
+    return model.features(images)
+
+
 @exercise.probe("the shape of the features of 16 images")
 def _(features_of):
     return list(features_of(net().train(), batch()[0]).shape)
@@ -299,6 +380,12 @@ def _(features_of):
     return "learns"
 
 
+@exercise.probe("whether gradients are computed afterwards")
+def _(features_of):
+    features_of(net().train(), batch()[0])
+    return torch.is_grad_enabled()
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 exercise = Exercise(
     "05.3",
@@ -308,6 +395,7 @@ exercise = Exercise(
     `EfficientNet_Lite0_Weights.IMAGENET1K_V1`.""",
     hint="""`weights.transforms()` gives a function from a picture to a tensor. A batch has one dimension more.""",
     shows="""You took the preprocessing from the weights, and nothing had to be remembered.""",
+    idle="""Return the picture as a batch.""",
 )
 
 
@@ -364,6 +452,50 @@ def picture():
     """300 x 400 pixels in soft colours, brighter to the right."""
     ramp = np.linspace(0, 255, 400)[None, :] * np.linspace(0.5, 1, 300)[:, None]
     return Image.fromarray(np.stack([ramp, 255 - ramp, ramp / 2], axis=2).astype("uint8"))
+
+
+exercise.mistake(
+    """The crop has 64 pixels, the weights learned from 224. Such an image is valid input and gives bad answers: keep
+    the size of `weights.transforms()`."""
+)(prepared(crop_size=64))
+exercise.mistake(
+    """Two faults. There is no batch around the image: add `.unsqueeze(0)`. And the mean and the std are those of other
+    models: take `weights.transforms()` as it is."""
+)(prepared(batched=False, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)))
+exercise.mistake(
+    """The batch is at the wrong end: it comes first, (1, 3, height, width). `unsqueeze(0)` puts it there."""
+)(lambda picture: prepared(batched=False)(picture).unsqueeze(-1))
+exercise.mistake(
+    """This is the function that prepares, and not a picture yet. Call it: `weights.transforms()(picture)`."""
+)(lambda picture: EfficientNet_Lite0_Weights.IMAGENET1K_V1.transforms())
+exercise.mistake(
+    """This is a list with an image in it. A batch is a tensor with one dimension more: `.unsqueeze(0)`."""
+)(lambda picture: [prepared(batched=False)(picture)])
+exercise.mistake(
+    """You normalised twice: `weights.transforms()` has done it already. Its result goes into the model as it is."""
+)(lambda picture: (prepared()(picture) - 0.5) / 0.5)
+
+
+def by_hand(scale):
+    def prepare(picture):
+        pixels = torch.tensor(np.array(picture.resize((224, 224)))).permute(2, 0, 1).float()
+        return scale(pixels).unsqueeze(0)
+
+    return prepare
+
+
+exercise.mistake(
+    """Size and range were made by hand, and both are off: the whole picture was squeezed, and the pixels reach from 0
+    to 255. `weights.transforms()` does it as these weights expect it."""
+)(by_hand(lambda pixels: pixels))
+exercise.mistake(
+    """Size and range were made by hand, and both are off: the whole picture was squeezed, and the pixels reach from 0
+    to 1. `weights.transforms()` does it as these weights expect it."""
+)(by_hand(lambda pixels: pixels / 255))
+exercise.mistake(
+    """The range is about right. But the whole picture was squeezed to 224 pixels by hand, where these weights expect
+    the middle of a larger one: `weights.transforms()` does it."""
+)(by_hand(lambda pixels: (pixels / 255 - 0.5) / 0.5))
 
 
 @exercise.probe("the shape of the batch")
@@ -461,6 +593,25 @@ exercise.mistake("""You return two optimizers. One is enough, and it takes a lis
 )
 
 
+exercise.mistake("""The groups are right, the optimizer is SGD, for which these rates are far too low. The task asks for
+AdamW.""")(
+    with_groups(
+        lambda model: [(model.features.parameters(), 3e-5), (model.classifier.parameters(), 3e-4)], torch.optim.SGD
+    )
+)
+exercise.mistake("""`3e5` is 300,000: the minus is missing. `3e-5` is 0.00003.""")(
+    with_groups(lambda model: [(model.features.parameters(), 3e5), (model.classifier.parameters(), 3e4)])
+)
+exercise.mistake(
+    """The rates are right, and the backbone is frozen: `requires_grad` is off, so it would not move at all. Leave the
+    flags as they are."""
+)(
+    lambda model: with_groups(
+        lambda model: [(model.features.requires_grad_(False).parameters(), 3e-5), (model.classifier.parameters(), 3e-4)]
+    )(model)
+)
+
+
 @exercise.probe("the learning rates of the parts")
 def _(optimizer_for):
     model = net()
@@ -480,6 +631,13 @@ def _(optimizer_for):
     return sum(len(group["params"]) for group in optimizer_for(net()).param_groups)
 
 
+@exercise.probe("parameters that learn")
+def _(optimizer_for):
+    model = net()
+    optimizer_for(model)
+    return sum(one.requires_grad for one in model.parameters())
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 exercise = Exercise(
     "05.5",
@@ -489,6 +647,7 @@ exercise = Exercise(
     once. So a rare class has a weight above 1, and a frequent one below.""",
     hint="""`labels.bincount()` counts the images of each class.""",
     shows="""Each class counts the same in the loss, and the mean weight of an image stays 1.""",
+    idle="""All classes still count the same.""",
 )
 
 
@@ -539,6 +698,17 @@ exercise.mistake(
 )(lambda labels, classes: (len(labels) / (classes * labels.bincount(minlength=classes)))[labels])
 
 
+exercise.mistake(
+    """The brackets are missing: `a / b * c` divides by b and multiplies by c. Write `total / (classes * counts)`."""
+)(weighing(lambda counts, total, classes: total / classes * counts))
+exercise.mistake(
+    """You squared the weights. That helps a rare class even more, as a try in the lesson; the formula of the task has
+    no square."""
+)(weighing(lambda counts, total, classes: (total / (classes * counts)) ** 2))
+exercise.mistake("""These are the weights by class, in a dictionary. The loss wants them in the order of the classes, as
+a tensor.""")(lambda labels, classes: dict(enumerate((len(labels) / (classes * labels.bincount())).tolist())))
+
+
 @exercise.probe("the weights for 40, 160 and 40 images")
 def _(class_weights):
     return class_weights(torch.arange(3).repeat_interleave(torch.tensor([40, 160, 40])), 3)
@@ -563,6 +733,7 @@ exercise = Exercise(
     gives its accuracy. Two things are wrong: repair them.""",
     hint="""Whose tensors are in `before` after the tuning? And is a high accuracy good or bad?""",
     shows="""You kept the better of the two, with BatchNorm's statistics.""",
+    idle="""Which of the two is kept is still the wrong one: look at both lines that mention `before`.""",
 )
 
 
@@ -589,6 +760,15 @@ def fine_tune(model, tune, evaluate):
     before, accuracy = copy.deepcopy(model), evaluate(model)
     tune(model)
     return before if evaluate(model) < accuracy else model
+
+
+@exercise.answer
+def fine_tune(model, tune, evaluate):
+    copied, accuracy = copy.deepcopy(model), evaluate(model)
+    tune(copied)
+    if evaluate(copied) >= accuracy:
+        model.load_state_dict(copied.state_dict())
+    return model
 
 
 def tuning(keep=lambda model: copy.deepcopy(model.state_dict()), worse=lambda now, then: now < then):
@@ -618,29 +798,62 @@ exercise.mistake("""The old weights come back always, also when the tuned ones a
 exercise.mistake(
     """The parameters came back, BatchNorm's statistics did not: they are buffers. Copy the whole `state_dict`."""
 )(tuning(keep=lambda model: {name: one.detach().clone() for name, one in model.named_parameters()}))
-exercise.mistake("""The tuned model comes back always, also when it is worse. Compare, and load `before`.""")(
-    tuning(worse=lambda now, then: False, keep=lambda model: dict(model.eval().state_dict()))
-)
+exercise.mistake(
+    """The tuned model comes back always, also when it is worse. Measure once *before* `tune` and once after it,
+    compare, and load `before` when it is worse."""
+)(tuning(worse=lambda now, then: False, keep=lambda model: dict(model.eval().state_dict())))
 
 
 def tuned(fine_tune, then, now):
     """Which model comes back when the accuracies before and after are `then` and `now`, and how often it loads."""
-    model, asked, loads = net(), [], []
+    model, after, loads = net(), [], []
     before, load = tensors(model), model.load_state_dict
     model.load_state_dict = lambda *args, **kwargs: loads.append(1) or load(*args, **kwargs)
 
     def tune(one):
         for number in range(2):
             train_step(one, seed=number)
+        after.append(tensors(one))
 
     def evaluate(one):
-        asked.append(tensors(one))
-        return [then, now][len(asked) - 1]
+        return then if equal(tensors(one), before) else now
 
-    result = fine_tune(model, tune, evaluate).state_dict()
-    states = {"the one before": before, "the tuned one": asked[-1]}
-    same = [name for name, state in states.items() if all(same_bits(result[key], one) for key, one in state.items())]
-    return [*same, f"measured {len(asked)} times", f"loaded {len(loads)} times"]
+    result = fine_tune(model, tune, evaluate)
+    if not isinstance(result, nn.Module):
+        return "a dictionary" if isinstance(result, dict) else type(result).__name__
+    states = {"the one before": before, "the tuned one": after[-1] if after else {}}
+    same = [name for name, state in states.items() if equal(tensors(result), state)]
+    return [*same, f"loaded {len(loads)} times"] if same else "neither of them"
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(same_bits(one[name], tensor) for name, tensor in other.items())
+
+
+@exercise.mistake(
+    """You return the weights when it was worse. The task asks for a model in both cases: load them into it, and return
+    the model."""
+)
+def fine_tune(model, tune, evaluate):
+    before, accuracy = copy.deepcopy(model.state_dict()), evaluate(model)
+    tune(model)
+    return before if evaluate(model) < accuracy else model
+
+
+@exercise.mistake("""Nothing was tuned: call `tune(model)`, between the two measurements.""")
+def fine_tune(model, tune, evaluate):
+    before, accuracy = copy.deepcopy(model.state_dict()), evaluate(model)
+    if evaluate(model) < accuracy:
+        model.load_state_dict(before)
+    return model
+
+
+@exercise.mistake(
+    """Two faults. `before` holds the live tensors, so the tuned weights come back: copy them before `tune`. And when
+    both are equally good, the task asks for the tuned one."""
+)
+def fine_tune(model, tune, evaluate):
+    return tuning(keep=lambda model: model.state_dict(), worse=lambda now, then: now <= then)(model, tune, evaluate)
 
 
 @exercise.probe("the model that comes back for accuracies of 0.9 before and 0.8 after")
