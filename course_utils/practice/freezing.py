@@ -20,7 +20,8 @@ exercise = Exercise(
     sets it for all of them.""",
     shows="""The backbone gets no gradient, and the head is free.""",
     idle="""The flag is on each parameter. `layer.requires_grad = False` only writes a note on a layer,
-    `parameter.detach()` gives a new tensor, and `torch.no_grad()` ends with its block.""",
+    `parameter.detach()` gives a new tensor, and `torch.no_grad()` ends with its block. A misspelt name makes a new
+    note, without an error; and `requires_grad_()` without `False` sets the flag to true.""",
 )
 
 
@@ -98,6 +99,14 @@ def freeze(model):
     model.features.eval()
 
 
+@exercise.mistake(
+    """`parameters()` is a list to go through, and has no flag. Write a loop, `for parameter in
+    model.features.parameters():`, or call `model.features.requires_grad_(False)`."""
+)
+def freeze(model):
+    model.features.parameters().requires_grad = False
+
+
 @exercise.probe("the parameters that get a gradient")
 def _(freeze):
     model = net(steps=0)
@@ -132,7 +141,8 @@ exercise = Exercise(
     frozen.""",
     shows="""Frozen BatchNorm kept its statistics through a training, and everything free trained as usual.""",
     idle="""Frozen BatchNorm is still in train mode. Does `model.train()` come last? It undoes each `eval()` before it.
-    And the layers inside of blocks are in `model.modules()`, not in `model.children()`.""",
+    The layers inside of blocks are in `model.modules()`, not in `model.children()`, and here they are
+    `nn.BatchNorm1d`, not 2d.""",
 )
 
 
@@ -250,6 +260,73 @@ def in_train_mode(model):
     return sorted(name for name, one in model.named_modules() if one.training and not list(one.children()))
 
 
+@exercise.mistake(
+    """A model with one frozen parameter is not frozen: `model.modules()` gives the model itself first, and its `eval()`
+    reaches all layers. Ask for BatchNorm layers, and for their own weight."""
+)
+def train_mode(model):
+    model.train()
+    for layer in model.modules():
+        if any(not one.requires_grad for one in layer.parameters()):
+            layer.eval()
+
+
+@exercise.mistake(
+    """Every frozen layer with a weight is in eval mode, the linear ones as well. The task says: except BatchNorm
+    layers. Ask `isinstance(layer, nn.BatchNorm1d)`, too."""
+)
+def train_mode(model):
+    model.train()
+    for layer in model.modules():
+        if hasattr(layer, "weight") and not layer.weight.requires_grad:
+            layer.eval()
+
+
+@exercise.mistake(
+    """Only free BatchNorm is in train mode, everything else in eval mode, also the dropout of the head. Begin with
+    `model.train()`, and take the frozen BatchNorm layers out."""
+)
+def train_mode(model):
+    model.eval()
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm1d) and layer.weight.requires_grad:
+            layer.train()
+
+
+@exercise.mistake(
+    """You have frozen every BatchNorm layer, also those that were free, and put them into eval mode. `train_mode` sets
+    modes only, and only for the layers that are frozen already."""
+)
+def train_mode(model):
+    model.train()
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm1d):
+            layer.requires_grad_(False)
+            layer.eval()
+
+
+@exercise.mistake(
+    """The statistics stand still, but with `track_running_stats=False` the layer normalises each batch by itself, and
+    not by what it has learned. Put it into eval mode."""
+)
+def train_mode(model):
+    model.train()
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm1d) and not layer.weight.requires_grad:
+            layer.track_running_stats = False
+
+
+@exercise.mistake(
+    """With a momentum of 0 mean and variance stand still, but the counter moves, and the layer normalises each batch by
+    itself, not by what it has learned. Put it into eval mode."""
+)
+def train_mode(model):
+    model.train()
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm1d) and not layer.weight.requires_grad:
+            layer.momentum = 0
+
+
 @exercise.probe("the layers in train mode, when the first block is frozen and all came in train mode")
 def _(train_mode):
     model = half_frozen().train()
@@ -278,6 +355,15 @@ def _(train_mode):
     return sum(one.requires_grad for one in model.parameters())
 
 
+@exercise.probe("the statistics that a forward pass moves, when the first block is frozen")
+def _(train_mode):
+    model = half_frozen()
+    train_mode(model)
+    before = tensors(model)
+    model(batch()[0])
+    return moved(model, before)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 exercise = Exercise(
     "06.3",
@@ -286,6 +372,7 @@ exercise = Exercise(
     were in `before`, a copy of its `state_dict`. With it you prove that what is frozen stood still.""",
     hint="""`torch.equal` compares every number exactly. Go through `model.state_dict()`.""",
     shows="""You find parameters and buffers, however little they moved.""",
+    idle="""Return the names, in a list or a set.""",
 )
 
 
@@ -363,7 +450,51 @@ def after(moved, change):
     before = tensors(model)
     with torch.no_grad():
         change(model)
-    return sorted(moved(model, before))
+    names = moved(model, before)
+    return f"no names but {names}" if isinstance(names, int) else sorted(names)  # True and False are int, too
+
+
+@exercise.mistake("""This is how many moved. Which ones was asked for: collect their names.""")
+def moved(model, before):
+    return sum(not torch.equal(one, before[name]) for name, one in model.state_dict().items())
+
+
+@exercise.mistake("""This says whether something moved. What moved was asked for: collect the names.""")
+def moved(model, before):
+    return any(not torch.equal(one, before[name]) for name, one in model.state_dict().items())
+
+
+@exercise.mistake("""You looked at the buffers only. Parameters move, too: compare the whole `state_dict`.""")
+def moved(model, before):
+    return [name for name, one in model.named_buffers() if not torch.equal(one, before[name])]
+
+
+@exercise.mistake(
+    """BatchNorm's counter was left out, because it holds whole numbers. It moved as well: every tensor of the
+    `state_dict` counts."""
+)
+def moved(model, before):
+    now = model.state_dict()
+    return [name for name in now if now[name].is_floating_point() and not torch.equal(now[name], before[name])]
+
+
+@exercise.mistake(
+    """You return after the first tensor: the `return` stands inside the loop. Move it to the left, behind the loop."""
+)
+def moved(model, before):
+    names = []
+    for name, one in model.state_dict().items():
+        if not torch.equal(one, before[name]):
+            names.append(name)
+        return names
+
+
+@exercise.mistake(
+    """A number that changed by its last bit was not found: your limit forgives small differences. Frozen means not one
+    bit: `torch.equal`."""
+)
+def moved(model, before):
+    return [name for name, one in model.state_dict().items() if (one - before[name]).abs().max() > 1e-6]
 
 
 @exercise.probe("the tensors that moved in a training step with a frozen backbone")
@@ -395,6 +526,15 @@ def _(moved):
     return after(moved, lambda model: None)
 
 
+@exercise.probe("the tensors that moved when one number changed by its last bit")
+def _(moved):
+    def one_bit(model):
+        weight = model.classifier[1].weight
+        weight[0, 0] = torch.nextafter(weight[0, 0], torch.tensor(9.0))
+
+    return after(moved, one_bit)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 exercise = Exercise(
     "06.4",
@@ -405,6 +545,7 @@ exercise = Exercise(
     hint="""Set the flags, then `optimizer.add_param_group({"params": …, "lr": rate})` with the parameters that are free
     now.""",
     shows="""The block learns with its own rate, BatchNorm stays frozen, and the head lost nothing.""",
+    idle="""Set the flags of the block, and tell the optimizer about it.""",
 )
 
 
@@ -442,7 +583,8 @@ exercise.mistake(
     `requires_grad_(True)`."""
 )(unfreezing(flags=False))
 exercise.mistake(
-    """The block gets gradients, and nobody uses them: the optimizer does not know it. Call
+    """The block gets gradients, and the optimizer does not know it: no group was added, or an empty one, made before
+    the flags; or `optimizer = …` made another one, which ends with your function. Call
     `optimizer.add_param_group(…)`."""
 )(unfreezing(group=False))
 exercise.mistake(
@@ -522,6 +664,22 @@ def phase_one(unfreeze):
     return model, before, steps, {name: rates[id(one)] for name, one in parameters.items() if id(one) in rates}
 
 
+@exercise.mistake("""You set the first block free. Counted from 0, the last of the two is `model.features[1]`.""")
+def unfreeze(model, optimizer, rate):
+    unfreezing(block=lambda model: model.features[0])(model, optimizer, rate)
+
+
+@exercise.mistake(
+    """BatchNorm has two parameters, a weight and a bias, and its bias still learns. Freeze the whole layer,
+    `layer.requires_grad_(False)`."""
+)
+def unfreeze(model, optimizer, rate):
+    model.features[1].requires_grad_(True)
+    model.features[1][1].weight.requires_grad = False
+    free = [one for one in model.features[1].parameters() if one.requires_grad]
+    optimizer.add_param_group({"params": free, "lr": rate})
+
+
 @exercise.probe("the parameters that move in the next step")
 def _(unfreeze):
     model, before, *_ = phase_one(unfreeze)
@@ -553,6 +711,7 @@ exercise = Exercise(
     hint="""The flags are in no `state_dict`, and the optimizer's state fits only an optimizer with the same groups. So
     what comes first?""",
     shows="""Flags, groups, weights and Adam's averages are all those of the phase in which it was stopped.""",
+    idle="""Start in the phase of the checkpoint, and load what is in it.""",
 )
 
 
@@ -600,7 +759,8 @@ def resume(checkpoint, start_phase):
     return model, optimizer
 
 
-@exercise.mistake("""The model has the weights of a new one. Load `checkpoint["model"]`.""")
+@exercise.mistake("""The model has the weights of a new one: `checkpoint["model"]` was not loaded, or into another model
+that you built before.""")
 def resume(checkpoint, start_phase):
     model, optimizer = start_phase(checkpoint["phase"])
     optimizer.load_state_dict(checkpoint["optimizer"])
@@ -631,8 +791,8 @@ def resume(checkpoint, start_phase):
 
 
 @exercise.mistake(
-    """Phase 1 is written down, so a training that was stopped in phase 0 cannot go on: its optimizer has one group.
-    Take the phase from the checkpoint."""
+    """A training that was stopped in phase 0 cannot go on: you start in phase 1 whatever the checkpoint says, and its
+    optimizer has one group. Take `checkpoint["phase"]` as it is."""
 )
 def resume(checkpoint, start_phase):
     model, optimizer = start_phase(1)
@@ -687,6 +847,43 @@ def moved_from(model, before):
     return [name for name, one in model.state_dict().items() if not same_bits(one, before[name])]
 
 
+@exercise.mistake(
+    """You started in phase 0 and loaded the weights alone, so the last block is frozen again, and Adam's averages are
+    lost. The phase of the checkpoint comes first, then both loads."""
+)
+def resume(checkpoint, start_phase):
+    model, optimizer = start_phase(0)
+    model.load_state_dict(checkpoint["model"])
+    return model, optimizer
+
+
+@exercise.mistake("""The model comes back alone. Return both, model and optimizer.""")
+def resume(checkpoint, start_phase):
+    model, optimizer = start_phase(checkpoint["phase"])
+    model.load_state_dict(checkpoint["model"])
+    optimizer.load_state_dict(checkpoint["optimizer"])
+    return model
+
+
+@exercise.mistake(
+    """These are the dictionaries from the checkpoint, not a model and an optimizer. Load them into what `start_phase`
+    gives."""
+)
+def resume(checkpoint, start_phase):
+    return checkpoint["model"], checkpoint["optimizer"]
+
+
+@exercise.mistake(
+    """Everything is free now, also the first block and BatchNorm. The flags come from `start_phase`: set none
+    yourself."""
+)
+def resume(checkpoint, start_phase):
+    model, optimizer = start_phase(checkpoint["phase"])
+    model.load_state_dict(checkpoint["model"])
+    optimizer.load_state_dict(checkpoint["optimizer"])
+    return model.requires_grad_(True), optimizer
+
+
 @exercise.probe("free parameters, same weights, Adam's averages and groups, after a stop in phase 1")
 def _(resume):
     return stopped_in(1, resume)[0]
@@ -714,6 +911,7 @@ exercise = Exercise(
     hint="""On what are the flags: on a module, or on its parameters? What does `model.train()` do to BatchNorm? And
     which parameters belong to the optimizer?""",
     shows="""The new head learned, and nothing else moved.""",
+    idle="""Each of the three faults is in a line that looks as if it did something, or right after it.""",
 )
 
 
@@ -809,6 +1007,31 @@ def train_head(model, classes, batches):
     optimizer = torch.optim.SGD(model.classifier.parameters(), lr=0.1)
     model.features.requires_grad_(False)
     model.classifier = nn.Linear(8, classes)
+    model.train()
+    model.features.eval()
+    for x, y in batches:
+        loss = F.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return optimizer
+
+
+@exercise.mistake("""You return the model. The task leaves the `return` as it was, the optimizer: the model is changed
+in place.""")
+def train_head(model, classes, batches):
+    heads(False, False, False)(model, classes, batches)
+    return model
+
+
+@exercise.mistake(
+    """The optimizer has the backbone, not the head: the frozen part should move, and the new head never does. Give it
+    `model.classifier.parameters()`."""
+)
+def train_head(model, classes, batches):
+    model.features.requires_grad_(False)
+    model.classifier = nn.Linear(8, classes)
+    optimizer = torch.optim.SGD(model.features.parameters(), lr=0.1)
     model.train()
     model.features.eval()
     for x, y in batches:
@@ -924,5 +1147,9 @@ question(
     "Why give the optimizer only what is free?",
     ("Else PyTorch raises an error.", False, "It skips a parameter whose gradient is None."),
     ("An old or zero gradient and weight decay would move the frozen ones.", True, "A zero gradient is a gradient."),
-    ("It makes the checkpoint smaller.", True, "Adam keeps averages only of what it has moved."),
+    (
+        "It makes the checkpoint smaller.",
+        False,
+        "Adam keeps averages only of what it has moved, so parameters that are frozen from the start add none.",
+    ),
 )
