@@ -3,6 +3,7 @@
 import functools
 import os
 import random
+import signal
 import threading
 import time
 import warnings
@@ -156,7 +157,7 @@ def test_an_error_is_shown_as_the_students_own_with_their_line(double):
 
 def test_what_is_no_function_and_what_returns_nothing_is_said(double):
     assert 'check("99.1", double)' in double.diagnose(6).text
-    assert "is a `return` missing?" in double.diagnose(lambda x: None).text
+    assert double.diagnose(lambda x: None).text == "Your function returns None: is a `return` missing?"
     assert "takes 0 positional arguments" in double.diagnose(lambda: 6).text
 
 
@@ -184,6 +185,52 @@ def test_a_return_is_only_missing_where_something_should_come_back():
         assert quiet.diagnose(lambda box: box.append(2)).text == "Looked at: the box. Expected 1, got 2."
     finally:
         del EXERCISES["99.2"]
+
+
+def test_an_error_raised_on_purpose_is_recognised_in_other_words():
+    one = Exercise("99.3", "Refuse", "Write it.", "Raise.", "You refused.")
+    try:
+
+        @one.mistake("It is the wrong way round.")
+        def refuse(good):
+            if good:
+                raise ValueError("damaged")
+
+        one.start(lambda good: ...)
+        one.answer(lambda good: good)
+        one.probe("a good one")(lambda refuse: refuse(True))
+
+        def in_other_words(file):
+            assert not file, "this file is broken"
+
+        assert one.diagnose(in_other_words).text.startswith("It is the wrong way round. (AssertionError")
+        assert one.diagnose(lambda good: good["x"]).kind == "unknown"
+    finally:
+        del EXERCISES["99.3"]
+
+
+def test_an_answer_that_asks_for_input_is_told_so_and_waits_for_nobody(double):
+    found = double.diagnose(lambda x: input("which number?"))
+    assert found.kind == "unknown" and "nobody is there to answer input()" in found.text
+
+
+def test_the_stop_button_is_one_sentence_and_what_was_before_is_back(double, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    timer = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])
+    timer.start()
+
+    def slow(x):
+        time.sleep(20)
+
+    with pytest.raises(KeyboardInterrupt, match="99.1 was stopped before its end"):
+        check("99.1", slow)
+    assert os.getcwd() == str(tmp_path) and not list(tmp_path.iterdir())
+
+
+def test_a_number_that_is_none_gets_a_sentence():
+    for call in (lambda: check(1.1, print), lambda: predict("1.1", 3), lambda: quiz("1", "a")):
+        with pytest.raises(ValueError, match="There is no .*: write the number that stands above"):
+            call()
 
 
 def test_not_implemented_is_not_yet(double):

@@ -99,10 +99,11 @@ class Exercise:
                 return Diagnosis("wrong", reason + theirs)
         differs = [not same(one, other) for one, other in zip(got, self.known(self.right[0]))].index(True)
         only_none = {*map(type, returned)} == {type(None)} and self._gives_something()
-        forgotten = " Your function returns None: is a `return` missing?" if only_none else ""
+        if only_none and not getattr(got[differs], "where", ""):
+            return Diagnosis("unknown", "Your function returns None: is a `return` missing?")
         kinds = {type(one).__name__ for one in returned}
         back = f"what came back, of the type `{kinds.pop()}`," if len(kinds) == 1 else "what came back"
-        return Diagnosis("unknown", self._difference(differs, got[differs], back) + forgotten)
+        return Diagnosis("unknown", self._difference(differs, got[differs], back))
 
     def _gives_something(self) -> bool:
         """Whether the solution returns anything but None."""
@@ -130,6 +131,10 @@ def source(function: Callable) -> str:
 
 def check(number: str, answer) -> None:
     """Print what there is to say about your answer to an exercise, and note when it is right."""
-    found = EXERCISES[number].diagnose(answer)
+    progress.there_is(number, EXERCISES)
+    try:
+        found = EXERCISES[number].diagnose(answer)
+    except KeyboardInterrupt:  # without our own lines, in which a student finds nothing
+        raise KeyboardInterrupt(f"{number} was stopped before its end, so nothing is known about it.") from None
     print(textwrap.fill(f"{number} {WORDS[found.kind]} {found.text}", 100, break_long_words=False))
     progress.note(number, found.kind)

@@ -8,6 +8,13 @@ from pathlib import Path
 FILE = "progress.json"
 
 
+def there_is(number: str, known: dict) -> None:
+    """ValueError when there is no exercise, guess or quiz of that number."""
+    if number not in known:
+        example = f'"{min(known)}"'
+        raise ValueError(f"There is no {number!r}: write the number that stands above, in quotes, such as {example}.")
+
+
 def note(number: str, kind: str) -> None:
     """Note that an exercise, a guess or a quiz is done. What is not done leaves no file behind."""
     done = read()

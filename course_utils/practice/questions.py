@@ -53,6 +53,7 @@ def question(lesson: str, text: str, *options: tuple[str, bool, str]) -> None:
 
 def predict(number: str, guess) -> None:
     """Print what was measured, and which belief your guess fits."""
+    progress.there_is(number, PREDICTIONS)
     kind, text = PREDICTIONS[number].diagnose(guess)
     print(textwrap.fill(f"{number} {text}", 100, break_long_words=False))
     progress.note(f"guess {number}", "right" if kind == "wrong" else kind)  # a guess is done, right or wrong
@@ -77,6 +78,7 @@ def judge(one: Question, choice: str) -> tuple[str, str]:
 
 def quiz(lesson: str, *choices: str) -> None:
     """Print, for each question, whether your letters are right, and if not, why."""
+    progress.there_is(lesson, QUIZZES)
     kinds = []
     for place, one in enumerate(QUIZZES[lesson], 1):
         kind, text = judge(one, choices[place - 1] if place <= len(choices) else "")

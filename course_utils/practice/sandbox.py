@@ -22,12 +22,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
 
 from course_utils.checkpoints import restore_rng, rng_state
 
+OURS = str(Path(__file__).resolve().parent)  # the answers to compare with
 LIMIT = 10.0  # seconds for one probe of a student's answer
 NOT_THEIRS = (str(Path(__file__).resolve().parent.parent), *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
 
@@ -36,7 +38,8 @@ NOT_THEIRS = (str(Path(__file__).resolve().parent.parent), *map(sysconfig.get_pa
 class Raised:
     """An error in place of a result. `where` is the student's line, "" when the error is not in code of theirs."""
 
-    error: str
+    error: str = field(compare=False)
+    kind: str = ""  # what is compared: the error, or that it was raised on purpose, in words of the student's own
     where: str = field(default="", compare=False)  # the same mistake stands in other lines of other students
     more: str = field(default="", compare=False)  # what PyTorch says below "Error(s) in loading state_dict for Net:"
 
@@ -44,7 +47,7 @@ class Raised:
         return f"{self.error}{f' in {self.where}' if self.where else ''}"
 
 
-HANGS = Raised("no end")
+HANGS = Raised("no end", "no end")
 
 
 class _TooLong(SystemExit):
@@ -61,7 +64,8 @@ def apart(work: Callable, limit: float | None = None):
         except _TooLong:
             pass
         except BaseException as error:
-            results.append(Raised(_what(error), _where(error), _more(error)))
+            kind = "on purpose" if _on_purpose(error) else _what(error)
+            results.append(Raised(_what(error), kind, _where(error), _more(error)))
 
     with undisturbed():
         thread = threading.Thread(target=run, daemon=True)
@@ -88,7 +92,7 @@ def undisturbed() -> Iterator[Path]:
             torch.set_default_dtype(torch.float32)
             for seed in (random.seed, np.random.seed, torch.manual_seed):
                 seed(0)
-            with redirect_stdout(said), redirect_stderr(said):
+            with redirect_stdout(said), redirect_stderr(said), patch("builtins.input", _nobody):
                 yield Path(folder)
         finally:
             os.chdir(here)
@@ -96,10 +100,23 @@ def undisturbed() -> Iterator[Path]:
             restore_rng(generators)
 
 
+def _nobody(prompt="") -> str:
+    """In place of `input`: a notebook that waits for words while its cell has ended runs no other cell."""
+    raise EOFError("nobody is there to answer input(): use the arguments of the function")
+
+
 def _what(error: BaseException) -> str:
     """The error as the last line of a traceback, without this machine's folders; the first line of a long message."""
     message = str(error).replace(os.getcwd() + os.sep, "").strip().partition("\n")[0].removesuffix(".")
     return f"{type(error).__name__}{f': {message}' if message else ''}"
+
+
+def _on_purpose(error: BaseException) -> bool:
+    """Whether an answer, or one of ours, said `raise` or `assert`: each one writes another message."""
+    *_, (frame, number) = traceback.walk_tb(error.__traceback__)
+    path = str(Path(frame.f_code.co_filename).resolve())
+    theirs = path.startswith(OURS) or not path.startswith(NOT_THEIRS)
+    return theirs and linecache.getline(frame.f_code.co_filename, number).strip().startswith(("raise", "assert"))
 
 
 def _more(error: BaseException) -> str:
