@@ -23,6 +23,8 @@ exercise = Exercise(
     hint="""How many times is the loader asked, and does it give the same order each time? In which mode is the
     backbone? What else does each batch carry along?""",
     shows="""Each feature stands beside its label, in eval mode, without a graph.""",
+    idle="""The labels still belong to other images, and the features still carry the graph: look at the three questions
+    of the hint.""",
 )
 
 
@@ -111,6 +113,25 @@ def cached_pairs(cache):
     return features, labels, expected.eval()(images).detach(), backbone, before
 
 
+@exercise.mistake("""The two are exchanged: the features come first, then the labels.""")
+def cache(backbone, loader):
+    return caching(False, False, False)(backbone, loader)[::-1]
+
+
+@exercise.mistake("""The parts of the batches are stacked, and that needs batches of equal size and gives a dimension
+too many: `torch.cat`.""")
+def cache(backbone, loader):
+    backbone.eval()
+    with torch.no_grad():
+        pairs = [(backbone(images), labels) for images, labels in loader]
+    return torch.stack([features for features, _ in pairs]), torch.stack([labels for _, labels in pairs])
+
+
+@exercise.mistake("""A data set came back. The task asks for two tensors: `return features, labels`.""")
+def cache(backbone, loader):
+    return TensorDataset(*caching(False, False, False)(backbone, loader))
+
+
 @exercise.probe("the shapes for 24 images")
 def _(cache):
     features, labels, *_ = cached_pairs(cache)
@@ -163,6 +184,7 @@ exercise = Exercise(
     already.""",
     hint="""Call `augment` anew for each view. The labels are the same for each view: `labels.repeat(count)`.""",
     shows="""Each view is another one, and each feature has the label of its image.""",
+    idle="""These are the features of the plain images, once: `augment` is to be called `count` times.""",
 )
 
 
@@ -215,7 +237,8 @@ def views(backbone, images, labels, augment, count):
     return torch.cat([backbone(augment(images)) for _ in range(count)]), labels.repeat(count)
 
 
-@exercise.mistake("""The features of the views were averaged. Each view is an example of its own: `torch.cat` them.""")
+@exercise.mistake("""There is one row for each image: this is one view, or the mean of several. Each of the `count`
+views is an example of its own: `torch.cat` them.""")
 def views(backbone, images, labels, augment, count):
     with torch.no_grad():
         return torch.stack([backbone(augment(images)) for _ in range(count)]).mean(dim=0), labels
@@ -270,6 +293,41 @@ def viewed(views, count=3):
     return features, labels, backbone(images).detach()
 
 
+@exercise.mistake(
+    """You put the backbone into train mode, so BatchNorm takes the statistics of each view, and its own move. It came
+    in eval mode: leave it there."""
+)
+def views(backbone, images, labels, augment, count):
+    backbone.train()
+    with torch.no_grad():
+        features = [backbone(augment(images)) for _ in range(count)]
+    return torch.cat(features), labels.repeat(count)
+
+
+@exercise.mistake(
+    """Two faults. Nothing was augmented: pass `augment(images)` on, anew for each view. And the features carry the
+    graph of the backbone: compute them in `with torch.no_grad():`."""
+)
+def views(backbone, images, labels, augment, count):
+    return torch.cat([backbone(images) for _ in range(count)]), labels.repeat(count)
+
+
+@exercise.mistake(
+    """`labels * count` multiplies the numbers of a tensor, it does not repeat them (that is what a list does):
+    `labels.repeat(count)`."""
+)
+def views(backbone, images, labels, augment, count):
+    with torch.no_grad():
+        features = [backbone(augment(images)) for _ in range(count)]
+    return torch.cat(features), labels * count
+
+
+@exercise.mistake("""Lists of views came back. Put them together: `torch.cat(features)`, and `labels.repeat(count)`.""")
+def views(backbone, images, labels, augment, count):
+    with torch.no_grad():
+        return [backbone(augment(images)) for _ in range(count)], [labels] * count
+
+
 @exercise.probe("the shapes for three views of six images")
 def _(views):
     features, labels, _ = viewed(views)
@@ -302,6 +360,14 @@ def _(views):
     return "carried along" if viewed(views)[0].requires_grad else "none"
 
 
+@exercise.probe("tensors of the backbone that moved, and its mode afterwards")
+def _(views):
+    backbone = net().features.eval()
+    before = tensors(backbone)
+    views(backbone, batch(4, 6)[0], torch.arange(6), lambda one: one + 0.5 * torch.randn(one.shape), 3)
+    return [len(moved(backbone, before)), "train" if backbone.training else "eval"]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 exercise = Exercise(
     "07.3",
@@ -311,6 +377,7 @@ exercise = Exercise(
     that names weights, images and preprocessing. A file that cannot be read is computed anew, too.""",
     hint="""Save a dictionary with two entries: the features, and what they were made of.""",
     shows="""You computed only when something had changed, and never used features of other weights.""",
+    idle="""Return the features: those of the file, or new ones.""",
 )
 
 
@@ -365,9 +432,8 @@ exercise.mistake(
 exercise.mistake("""A damaged file stopped you. It is only a cache: compute the features anew.""")(
     keeping(unreadable=False)
 )
-exercise.mistake("""The file is written and never read: each call computes anew. Load it, and compare `made_of`.""")(
-    keeping(use=False)
-)
+exercise.mistake("""Each call computes anew: the file is never read, or was saved without `made_of`, so that nothing can
+be compared. Save both in a dictionary, load it, and compare.""")(keeping(use=False))
 
 
 @exercise.mistake(
@@ -454,6 +520,68 @@ def asked(cached, *made_of, damage=None):
     return {"features": numbers, "computed": len(computed), "a file": Path("features.pt").exists()}
 
 
+@exercise.mistake(
+    """Two faults. After a change you computed anew and kept the old file, so it is computed again and again: save the
+    new features. And a damaged file stopped you: compute anew."""
+)
+def cached(path, made_of, compute):
+    return keeping(save="once", unreadable=False)(path, made_of, compute)
+
+
+@exercise.mistake(
+    """You compute first and look at the file after it, so each call pays for a computation. Look first, and compute
+    only when you must."""
+)
+def cached(path, made_of, compute):
+    features = compute()
+    return keeping()(path, made_of, lambda: features)
+
+
+@exercise.mistake(
+    """You compute twice, once for the file and once for the answer. Keep what `compute()` gives under a name, and use
+    it for both."""
+)
+def cached(path, made_of, compute):
+    try:
+        saved = torch.load(path)
+        if saved["made_of"] == made_of:
+            return saved["features"]
+    except Exception:
+        pass
+    torch.save({"made_of": made_of, "features": compute()}, path)
+    return compute()
+
+
+@exercise.mistake(
+    """A file that was made of something else stopped you. It is only a cache: compute the features anew, and save them
+    over it."""
+)
+def cached(path, made_of, compute):
+    try:
+        saved = torch.load(path)
+    except Exception:
+        saved = None
+    if saved is None:
+        features = compute()
+        torch.save({"made_of": made_of, "features": features}, path)
+        return features
+    if saved["made_of"] != made_of:
+        raise ValueError("made of something else")
+    return saved["features"]
+
+
+@exercise.mistake("""The brackets are missing: `compute` is a function, `compute()` gives the features.""")
+def cached(path, made_of, compute):
+    try:
+        saved = torch.load(path)
+        if saved["made_of"] == made_of:
+            return saved["features"]
+    except Exception:
+        pass
+    torch.save({"made_of": made_of, "features": compute}, path)
+    return compute
+
+
 @exercise.probe("the features of two calls with the same weights (1: those of the first time)")
 def _(cached):
     return asked(cached, "weights A", "weights A")
@@ -484,6 +612,7 @@ exercise = Exercise(
     hint="""BatchNorm computes `(y - running_mean) / sqrt(running_var + eps) * weight + bias`. Put `y = W x + b` in, and
     sort it. (PyTorch has a function for it in `torch.nn.utils.fusion`.)""",
     shows="""One layer gives what two gave, and the originals are untouched.""",
+    idle="""This is the linear layer that was given, with its own numbers.""",
 )
 
 
@@ -577,13 +706,42 @@ def two_layers():
     return seeded(make)
 
 
+exercise.mistake(
+    """The weight is right, and the bias is that of the old layer. It goes through BatchNorm, too: `scale * (linear.bias
+    - norm.running_mean) + norm.bias`."""
+)(fusing(root, lambda linear, norm, factor: linear.bias.clone()))
+exercise.mistake("""The running mean has the wrong sign: BatchNorm takes it off, `linear.bias - norm.running_mean`.""")(
+    fusing(root, lambda linear, norm, factor: factor * (linear.bias + norm.running_mean) + norm.bias)
+)
+exercise.mistake(
+    """`norm.weight` and `norm.bias` are missing: after it has normalised, BatchNorm multiplies by the one and adds the
+    other."""
+)(
+    fusing(
+        lambda norm: 1 / torch.sqrt(norm.running_var + norm.eps),
+        lambda linear, norm, factor: factor * (linear.bias - norm.running_mean),
+    )
+)
+exercise.mistake("""This is a new layer with random weights. Write the numbers of the two layers into it.""")(
+    lambda linear, norm: nn.Linear(linear.in_features, linear.out_features)
+)
+exercise.mistake(
+    """This is a function that still asks both layers. Write their numbers into *one* new `nn.Linear`, and return
+    that."""
+)(lambda linear, norm: lambda x: norm(linear(x)))
+exercise.mistake(
+    """A parameter can be replaced by an `nn.Parameter` only, not by a tensor. Copy the numbers into it, in `with
+    torch.no_grad():` by `new.weight.copy_(…)`."""
+)(lambda linear, norm: setattr(nn.Linear(3, 3), "weight", torch.ones(3, 3)))
+
+
 @exercise.probe("the largest difference between `fused(linear, norm)(x)` and `norm(linear(x))`")
 def _(fused):
     linear, norm = two_layers()
     x = seeded(lambda: torch.randn(5, 3))
     expected = norm(linear(x))
     result = fused(linear, norm)(x)
-    return max((result - expected).abs().max().item(), 0) if result.shape == expected.shape else "another shape"
+    return round((result - expected).abs().max().item(), 4) if result.shape == expected.shape else "another shape"
 
 
 @exercise.probe("the answer to zeros, that is the new bias")
@@ -618,6 +776,7 @@ exercise = Exercise(
     hint="""Keep two numbers: so many frozen blocks are still broken (0 at first), so many are healthy (`count`). Ask in
     the middle, and move one of them there.""",
     shows="""Sixteen blocks took four questions; a thousand would take ten.""",
+    idle="""Return the number of the block.""",
 )
 
 
@@ -753,6 +912,35 @@ def search(faulty, count, bad):
     return found, len(questions), sum(k in (0, count) for k in questions)
 
 
+def halving(broken, healthy):
+    def faulty(count, is_broken):
+        low, high = broken, count + healthy
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if is_broken(middle) else (low, middle)
+        return low
+
+    return faulty
+
+
+exercise.mistake(
+    """Block 0 is never found: your lower end begins at 1, as if one frozen block were known to be broken. Known is only
+    that none frozen is: begin at 0."""
+)(halving(1, 0))
+exercise.mistake(
+    """The last block is never found: your upper end begins at `count - 1`, and nobody knows that as healthy. Known is
+    only that all frozen are: begin at `count`."""
+)(halving(0, -1))
+exercise.mistake(
+    """With no block frozen the training is always broken, so the first number that you find is always 0. The faulty
+    block is the *last* k that is still broken: search it by halves."""
+)(lambda count, is_broken: [k for k in range(count) if is_broken(k)][0])
+exercise.mistake(
+    """The block is right, and each k was asked: 16 trainings for 16 blocks. By halves it takes four: ask in the middle
+    of what is left."""
+)(lambda count, is_broken: max(k for k in range(count) if is_broken(k)))
+
+
 @exercise.probe("the blocks that are found when block 0, 1, 5, 10, 15 of 16 is faulty")
 def _(faulty):
     return [search(faulty, 16, bad)[0] for bad in (0, 1, 5, 10, 15)]
@@ -783,6 +971,7 @@ exercise = Exercise(
     `F.cross_entropy`. Old gradients may still be there, and must not deceive you.""",
     hint="""`model.zero_grad()` sets the gradients to `None`. After `backward()`, whose `grad` is still `None`?""",
     shows="""You asked for the gradients themselves, and found the parameters that the flags call free.""",
+    idle="""Make one backward pass, and look at the gradients.""",
 )
 
 
@@ -870,7 +1059,54 @@ def searched(without_gradient, detach=True, old=False, frozen=False):
         for parameter in model.parameters():
             parameter.grad = torch.ones_like(parameter)
     model.second.bias.requires_grad_(not frozen)
-    return sorted(without_gradient(model, *batch()))
+    found = without_gradient(model, *batch())
+    if isinstance(found, int):
+        return f"no names but the number {found}"
+    return sorted("a parameter" if isinstance(one, nn.Parameter) else one for one in found)
+
+
+@exercise.mistake(
+    """Where no gradient arrives, `grad` is `None`, and `None == 0` is simply False, without an `all()`. You were
+    looking for zeros, but a gradient of zero did arrive: ask `parameter.grad is None`."""
+)
+def without_gradient(model, x, y):
+    model.zero_grad()
+    F.cross_entropy(model(x), y).backward()
+    return [name for name, parameter in model.named_parameters() if (parameter.grad == 0).all()]
+
+
+@exercise.mistake("""This is how many there are. Which ones was asked for: collect their names.""")
+def without_gradient(model, x, y):
+    model.zero_grad()
+    F.cross_entropy(model(x), y).backward()
+    return sum(parameter.grad is None for parameter in model.parameters())
+
+
+@exercise.mistake("""These are the parameters themselves. Their names were asked for: go through
+`model.named_parameters()`.""")
+def without_gradient(model, x, y):
+    model.zero_grad()
+    F.cross_entropy(model(x), y).backward()
+    return [parameter for parameter in model.parameters() if parameter.grad is None]
+
+
+@exercise.mistake(
+    """A gradient is a tensor, and `not` wants one answer from it. Ask whether there is one at all: `parameter.grad is
+    None`."""
+)
+def without_gradient(model, x, y):
+    model.zero_grad()
+    F.cross_entropy(model(x), y).backward()
+    return [name for name, parameter in model.named_parameters() if not parameter.grad]
+
+
+@exercise.mistake(
+    """A frozen parameter was left out: no gradient reaches it either. Ask for `grad` alone, whatever the flag says."""
+)
+def without_gradient(model, x, y):
+    model.zero_grad()
+    F.cross_entropy(model(x), y).backward()
+    return [name for name, one in model.named_parameters() if one.requires_grad and one.grad is None]
 
 
 @exercise.probe("the names for a model with a `detach()` after its first layer")
