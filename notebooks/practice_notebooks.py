@@ -19,12 +19,14 @@ read, so solve it your own way. Guess first where a question asks for a guess. H
 
 **You need** lesson [{title}](../{stem}.ipynb). **Time**: about {minutes} minutes.
 
-**Words**: {words}."""
-END = "What you have done: `python -m course_utils.practice` in this folder lists it."
+**Words** (the mouse on one shows what it means): {words}."""
+END = """What you have done: `%run -m course_utils.practice` in a new cell lists it, and so does
+`python -m course_utils.practice` in a terminal, in this folder."""
 CAPSTONE = """## The capstone
 
 An empty folder, 100 images, three kills: `python -m course_utils.practice capstone` says what to do, and
 `python -m course_utils.practice capstone FOLDER` judges what you have written."""
+NO_QUOTES = str.maketrans('"', "'", "`")
 GLOSSARY = maintain.ROOT / "docs" / "glossary.md"
 
 
@@ -65,10 +67,18 @@ def opening(stem: str, exercises: list[Exercise]) -> list:
 
 
 def words(stem: str) -> list[str]:
-    """Links to the words of the glossary that this lesson brings or that are practised here."""
-    entries = GLOSSARY.read_text(encoding="utf-8").split("\n## ")[1:]
-    found = [entry.splitlines()[0] for entry in entries if f"/{stem}.ipynb)" in entry]
-    return [f"[{word}](../../docs/glossary.md#{word.lower().replace(' ', '-')})" for word in found]
+    """Links to the words of the glossary that this lesson brings or that are practised here.
+
+    Each with its sentence as a title, which the mouse shows: JupyterLab and Colab cannot follow the link.
+    """
+    entries = [entry.split("\n\n") for entry in GLOSSARY.read_text(encoding="utf-8").split("\n## ")[1:]]
+    found = [
+        (word.strip(), " ".join(meaning.split())) for word, meaning, places in entries if f"/{stem}.ipynb)" in places
+    ]
+    return [
+        f'[{word}](../../docs/glossary.md#{word.lower().replace(" ", "-")} "{meaning.translate(NO_QUOTES)}")'
+        for word, meaning in found
+    ]
 
 
 def imports(module: ModuleType, exercises: list[Exercise]) -> nbformat.NotebookNode:

@@ -41,5 +41,8 @@ def test_a_word_has_a_sentence_a_section_and_an_exercise_that_are_there(word):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks" / "practice").glob("*.ipynb")), ids=lambda path: path.stem)
 def test_a_practice_notebook_links_to_its_words(path):
-    linked = re.findall(r"\(../../docs/glossary.md#([^)]+)\)", texts(path))
-    assert linked == [anchor(word) for word, entry in ENTRIES.items() if f"/{path.name})" in entry]
+    linked = re.findall(r"\(../../docs/glossary.md#(\S+) \"([^\"]+)\"\)", texts(path))
+    assert [word for word, _ in linked] == [
+        anchor(word) for word, entry in ENTRIES.items() if f"/{path.name})" in entry
+    ]
+    assert all(meaning.endswith(".") and "`" not in meaning for _, meaning in linked)
