@@ -11,6 +11,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from course_utils.practice import EXERCISES, LESSONS, PREDICTIONS, QUIZZES
 from course_utils.practice.engine import Exercise, source
+from course_utils.practice.sandbox import apart
 
 HIDDEN = {"cellView": "form", "jupyter": {"source_hidden": True}}  # in Colab, in JupyterLab
 HOW = """**How it works.** Each task has a cell with a function to write. Run it, and `check` tries your function on
@@ -95,7 +96,7 @@ def imports(module: ModuleType, exercises: list[Exercise]) -> nbformat.NotebookN
 
 def prediction_cells(number: str, solved: bool) -> list:
     one = PREDICTIONS[number]
-    guess = f"{one.measure():g}" if solved else "..."
+    guess = f"{apart(one.measure):g}" if solved else "..."  # apart: it may write files
     return [
         text(f"guess-{number}-text", f"## Guess first ({number})\n\n{one.question}"),
         code(f"guess-{number}-code", f'predict("{number}", {guess})'),
