@@ -71,7 +71,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer({"errors": [], "warnings": []})
             case ["api", "models", _, _, "preupload", _]:
                 files = json.loads(body)["files"]
-                self._answer({"files": [{"path": file["path"], "uploadMode": "regular"} for file in files]})
+                plain = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
+                self._answer({"files": [{"path": file["path"], **plain} for file in files]})
             case ["api", "models", owner, name, "commit", _]:
                 self._commit(f"{owner}/{name}", [json.loads(line) for line in body.splitlines()])
             case _:

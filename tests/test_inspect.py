@@ -332,6 +332,7 @@ def test_names_that_are_made_up_while_loading(write):
     imported = b"\x80\x02cantigravity\nfly\n."
     assert write(imported).runs == ["the import of antigravity.fly"]
     assert write(b"\x80\x02\x82\x01.").runs == ["the import of extension 1"]
+    assert write(b"c__builtin__\nexec\n(S'1'\ntR.").runs == ["__builtin__.exec('1')"], "as Python 2 called it"
     assert write(b"(S'true'\nios\nsystem\n.").runs == ["os.system('true')"]
 
 

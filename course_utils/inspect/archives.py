@@ -80,7 +80,7 @@ def _ask_pytorch(file: BinaryIO, found: Findings) -> None:
     file.seek(0)
     try:
         named = torch.serialization.get_unsafe_globals_in_checkpoint(file)
-        found.runs += [name for name in named if name not in " ".join(found.runs)]
+        found.runs += [name for name in named if not found.runs]  # by other names than Python 2 had for them
     except UnpicklingError:  # an opcode that no torch.save writes: `follow` looks at those too
         pass
     except Exception as error:  # its reader's are RuntimeErrors, of some others it says nothing

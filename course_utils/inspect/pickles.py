@@ -9,6 +9,7 @@ import pickletools
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import BinaryIO
 
 import torch
@@ -204,16 +205,19 @@ def _key(key) -> str:
 
 
 def refused(names: list[str]) -> list[str]:
-    """Those of these globals that `torch.load` refuses with weights_only=True, in their order, each once.
+    """Those of these globals that `torch.load` refuses with weights_only=True, in their order, each once."""
+    return [name for name in dict.fromkeys(names) if _is_refused(name)]
 
-    PyTorch is asked by its public function, with a pickle of our own that only names them.
-    """
-    plain = [name for name in dict.fromkeys(names) if name.isprintable() and name.isascii() and " " not in name]
-    named = b"".join(b"c%s\n%s\n" % tuple(part.encode() for part in name.rpartition(".")[::2]) for name in plain)
+
+@cache
+def _is_refused(name: str) -> bool:
+    """PyTorch is asked by its public function, with a pickle of our own that does nothing but name it."""
+    if not (name.isprintable() and name.isascii() and " " not in name and "." in name):
+        return True
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("names/data.pkl", b"\x80\x02(" + named + b"t.")
-        archive.writestr("names/version", b"3\n")
+        module, _, attribute = name.rpartition(".")
+        archive.writestr("name/data.pkl", f"\x80\x02c{module}\n{attribute}\n.".encode("latin-1"))
+        archive.writestr("name/version", b"3\n")
     file.seek(0)
-    unsafe = set(torch.serialization.get_unsafe_globals_in_checkpoint(file))
-    return [name for name in dict.fromkeys(names) if name not in plain or name in unsafe]
+    return bool(torch.serialization.get_unsafe_globals_in_checkpoint(file))
