@@ -1,6 +1,6 @@
 """A stand-in for the Hugging Face Hub on this machine: enough of it for the real `huggingface_hub` to push and load.
 
-`with HubStub() as url: HfApi(endpoint=url, token="any")`. Nothing leaves the machine, and nothing is kept. Each commit
+`HfApi(endpoint=HubStub().start(), token="any")`. Nothing leaves the machine, and nothing is kept. Each commit
 has a hash over all its files, as a Git repository has; `main` is the newest. Source: notebook 08, section "The Hub".
 """
 
@@ -18,17 +18,18 @@ class HubStub:
     def __init__(self):
         self.commits: dict[str, dict[str, dict[str, bytes]]] = {}
 
-    def __enter__(self) -> str:
-        hub = self
+    def start(self) -> str:
+        """Returns the address, for `HfApi(endpoint=…)`."""
+        commits = self.commits
 
         class Handler(_Handler):
-            commits = hub.commits
+            repositories = commits
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         return f"http://127.0.0.1:{self.server.server_port}"
 
-    def __exit__(self, *error) -> None:
+    def stop(self) -> None:
         self.server.shutdown()
         self.server.server_close()
 
@@ -37,7 +38,7 @@ class _Handler(BaseHTTPRequestHandler):
     """The addresses that huggingface_hub asks for. Source: https://huggingface.co/docs/hub/api"""
 
     protocol_version = "HTTP/1.1"
-    commits: dict
+    repositories: dict
 
     def do_GET(self):
         match self._parts():
@@ -65,7 +66,7 @@ class _Handler(BaseHTTPRequestHandler):
             case ["api", "repos", "create"]:
                 asked = json.loads(body)
                 name = f"{asked.get('organization') or 'student'}/{asked['name']}"
-                self.commits.setdefault(name, {"0" * 40: {}})
+                self.repositories.setdefault(name, {"0" * 40: {}})
                 self._answer({"url": f"http://{self.headers['Host']}/{name}", "name": name})
             case ["api", "validate-yaml"]:
                 self._answer({"errors": [], "warnings": []})
@@ -79,21 +80,21 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer({"error": "unknown here"}, 404)
 
     def _commit(self, repository: str, lines: list[dict]) -> None:
-        files = dict(list(self.commits[repository].values())[-1])
+        files = dict(list(self.repositories[repository].values())[-1])
         for line in lines:
             if line["key"] == "file":
                 files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
             elif line["key"] == "deletedFile":
                 files.pop(line["value"]["path"], None)
-        digest = hashlib.sha1(repr([*self.commits[repository], sorted(files.items())]).encode()).hexdigest()
-        self.commits[repository][digest] = files
+        digest = hashlib.sha1(repr([*self.repositories[repository], sorted(files.items())]).encode()).hexdigest()
+        self.repositories[repository][digest] = files
         self._answer({"commitOid": digest, "commitUrl": f"http://{self.headers['Host']}/{repository}/commit/{digest}"})
 
     def _parts(self) -> list[str]:
         return [unquote(part) for part in self.path.partition("?")[0].strip("/").split("/")]
 
     def _files(self, repository: str, revision: str) -> tuple[str, dict] | None:
-        commits = self.commits.get(repository, {})
+        commits = self.repositories.get(repository, {})
         hash = list(commits)[-1] if commits and revision == "main" else revision
         if hash in commits:
             return hash, commits[hash]

@@ -262,7 +262,7 @@ def test_every_plant_is_named_and_none_runs(tmp_path, write):
 
 
 class Recorder(pickle._Unpickler):
-    """Notes what pickle asks for and gives it nothing. In Python: the one in C takes memory for any number in a file."""
+    """Notes what pickle asks for and gives it nothing. The one in C takes memory for any number in a file."""
 
     def find_class(self, module, name):
         asked.append(f"{module}.{name}")
