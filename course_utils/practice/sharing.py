@@ -17,8 +17,8 @@ from course_utils.practice.toys import net, same_bits, seeded
 exercise = Exercise(
     "08.1",
     "Weights for others",
-    task="""Write `save_weights(model, path)`: the weights of the model go into a safetensors file, each tensor under its
-    name, every bit as it is. Some tensors of the model may be views that are not contiguous.""",
+    task="""Write `save_weights(model, path)`: the model's weights go into a safetensors file, each tensor under its name,
+    every bit as it is. Some tensors of the model may be views that are not contiguous.""",
     hint="""`save_file` takes a dictionary of contiguous tensors: `tensor.contiguous()` copies where it must. A
     `state_dict` has all names.""",
     shows="""The file has every tensor, buffers too, with every bit, and no room for a program.""",
@@ -298,7 +298,7 @@ exercise = Exercise(
     "A quarter of the bytes",
     task="""Write `to_int8(weight)`: `(numbers, scale)` of a matrix (outputs, inputs). `numbers` is int8, rounded to the
     nearest; `scale` has the shape (outputs, 1), one for each row: its largest magnitude becomes 127. `numbers * scale`
-    is nearly the weight. A row of zeros stays zeros.""",
+    is nearly the weight. A row of zeros stays zeros, with a scale above zero.""",
     hint="""`weight.abs().amax(dim=1, keepdim=True)` is the largest magnitude of each row. Dividing zero by zero gives
     `nan`: `clamp(min=1e-12)` helps.""",
     shows="""A byte for each weight, and no weight is off by more than half a step of its row.""",
@@ -338,12 +338,9 @@ exercise.mistake(
     """`.to(torch.int8)` cuts the digits off, so each weight moves towards zero by up to a whole step. Round first."""
 )(quantizing(nearest=lambda numbers: numbers))
 exercise.mistake(
-    """A row of zeros does not stay zeros: its largest magnitude is 0, and 0 / 0 is `nan`. Keep the scale above zero."""
-)(
-    lambda weight: (lambda scale: ((weight / scale).round().nan_to_num(1).to(torch.int8), scale))(
-        weight.abs().amax(dim=1, keepdim=True) / 127
-    )
-)
+    """A row of zeros has the scale 0, and 0 / 0 is `nan`, which is no number in int8. Keep the scale above zero, for
+    instance with `clamp(min=1e-12)`."""
+)(quantizing(least=0))
 exercise.mistake("""The largest number is not the largest *magnitude*: a row with a large negative weight overflows. Use
     `abs()` first.""")(quantizing(largest=lambda weight: weight.amax(dim=1, keepdim=True)))
 exercise.mistake("""The scales are those of the columns. A row is an output: take `dim=1`, not `dim=0`.""")(
@@ -378,7 +375,7 @@ def _(to_int8):
 @exercise.probe("a row of zeros")
 def _(to_int8):
     numbers, scale = to_int8(torch.tensor([[0.0, 0.0], [1.0, -1.0]]))
-    return (numbers.float() * scale)[0]
+    return [(numbers.float() * scale)[0], bool(scale[0] > 0)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
