@@ -17,7 +17,7 @@ from course_utils.practice.toys import net, same_bits, seeded
 exercise = Exercise(
     "08.1",
     "Weights for others",
-    task="""Write `save_weights(model, path)`: the model's weights go into a safetensors file, each tensor under its name,
+    task="""Write `save_weights(model, path)`: the model's weights go into a safetensors file, each under its name,
     every bit as it is. Some tensors of the model may be views that are not contiguous.""",
     hint="""`save_file` takes a dictionary of contiguous tensors: `tensor.contiguous()` copies where it must. A
     `state_dict` has all names.""",
