@@ -24,6 +24,7 @@ from torch import nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
+from course_utils.cards import model_card
 from course_utils.checkpoints import whole_or_absent
 from course_utils.data import ArchiveError, CatsAndDogs, load_datasets, make_loader
 from course_utils.data.drawing import DRAWING_VERSION
@@ -74,7 +75,7 @@ def save_release(
         "model.safetensors": safetensors.torch.save(weights),
         "config.json": json.dumps(config, indent=1).encode(),
         "passport.json": json.dumps(passport, indent=1).encode(),
-        "README.md": _card(folder.name, config, passport, data, license, limits).encode(),
+        "README.md": model_card(folder.name, config, passport, data, license, limits).encode(),
     }
     sums = "".join(f"{hashlib.sha256(contents[name]).hexdigest()}  {name}\n" for name in FILES).encode()
     folder.mkdir(parents=True, exist_ok=True)
@@ -229,39 +230,6 @@ def _machine() -> dict:
 
 def _versions() -> dict:
     return {name: version(name) for name in PACKAGES}
-
-
-def _card(title: str, config: dict, passport: dict, data: str, license: str, limits: list[str]) -> str:
-    """The model card, with the lines at its top that the Hub reads.
-
-    Source: https://huggingface.co/docs/hub/model-cards
-    """
-    accuracy = passport["correct"] / passport["images"]
-    error = (accuracy * (1 - accuracy) / passport["images"]) ** 0.5
-    split, facts = passport["split"], {**passport["machine"], **passport["versions"]}
-    return f"""---
-license: {license}
-library_name: pytorch
-pipeline_tag: image-classification
----
-# {title}
-
-A `{config["model"]}` that tells {" from ".join(config["classes"])}.
-
-**Data.** {data}
-
-**Accuracy.** {accuracy:.1%} ± {100 * error:.1f} points (one standard error): {passport["correct"]} of the
-{passport["images"]} images of the split "{split["split"]}" ({split["source"]}, {split["per_class"]} of each class).
-
-**Limits.** {" ".join(limits)}
-
-**Preprocessing.** {config["transform"]}
-
-**Made with.** {", ".join(f"{name} {value}" for name, value in facts.items())}
-
-**Check it.** `python -m course_utils.sharing verify FOLDER` rebuilds the model from this folder, without running any
-code of it, and computes the accuracy again.
-"""
 
 
 def main(arguments: list[str] | None = None) -> int:

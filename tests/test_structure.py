@@ -12,7 +12,7 @@ PACKAGE = ROOT / "course_utils"
 
 # Each imports only those before it. README shows the same order.
 ORDER = ["runtime", "checkpoints", "data", "features", "freezing", "heads", "models", "training", "plots", "train"]
-ORDER += ["inspect", "sharing", "hub_stub", "practice"]
+ORDER += ["inspect", "cards", "sharing", "hub_stub", "practice"]
 
 
 def imported(path: Path) -> set[str]:
