@@ -126,7 +126,7 @@ def quiz_cells(lesson: str, solved: bool) -> list:
     return [
         text(f"quiz-{lesson}-text", "\n\n".join(lines)),
         code(f"quiz-{lesson}-code", "quiz({})".format(", ".join(f'"{one}"' for one in [lesson, *letters]))),
-        text(f"quiz-{lesson}-end", END if lesson < max(LESSONS)[:2] else f"{END}\n\n{CAPSTONE}"),
+        text(f"quiz-{lesson}-end", f"{END}\n\n{CAPSTONE}" if lesson == "07" else END),
     ]
 
 

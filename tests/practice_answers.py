@@ -1,15 +1,19 @@
 """Right answers to the exercises, written in other ways than those of course_utils/practice: {number: functions}."""
 
 import copy
+import hashlib
 import io
+import json
 import os
 import pathlib
 import re
 import shutil
+import struct
 import zipfile
 import zlib
 
 import numpy as np
+import safetensors.torch
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -738,3 +742,87 @@ def by_autograd(model, x, y):
     gradients = torch.autograd.grad(loss, list(free.values()), allow_unused=True)
     frozen = [name for name, one in model.named_parameters() if not one.requires_grad]
     return frozen + [name for name, gradient in zip(free, gradients) if gradient is None]
+
+
+# 08 ---------------------------------------------------------------------------------------------------------------
+@answer("08.1")
+def by_save_model(model, path):
+    safetensors.torch.save_model(model, str(path))
+
+
+@answer("08.1")
+def by_bytes(model, path):
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        tensors[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
+    pathlib.Path(path).write_bytes(safetensors.torch.save(tensors))
+
+
+@answer("08.2")
+def with_open(path):
+    with open(path, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    header.pop("__metadata__", None)
+    return {name: list(entry["shape"]) for name, entry in header.items()}
+
+
+@answer("08.2")
+def with_struct(path):
+    data = open(path, "rb").read()
+    (length,) = struct.unpack("<Q", data[:8])
+    shapes = {}
+    for name, entry in json.loads(data[8:][:length].decode()).items():
+        if "shape" in entry:
+            shapes[name] = entry["shape"]
+    return shapes
+
+
+@answer("08.3")
+def in_three_steps(folder, sums):
+    names = os.listdir(folder)
+    wrong = [name for name in sums if name not in names] + [name for name in names if name not in sums]
+    for name in set(names) & set(sums):
+        with open(os.path.join(folder, name), "rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != sums[name]:
+                wrong.append(name)
+    return sorted(wrong)
+
+
+@answer("08.3")
+def by_sets_of_pairs(folder, sums):
+    pairs = {(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in pathlib.Path(folder).glob("*")}
+    return sorted({name for name, _ in pairs ^ set(sums.items())})
+
+
+@answer("08.4")
+def row_by_row(weight):
+    scales = [max(row.abs().max().item(), 1e-20) / 127 for row in weight]
+    numbers = [torch.round(row / scale) for row, scale in zip(weight, scales)]
+    return torch.stack(numbers).char(), torch.tensor(scales)[:, None]
+
+
+@answer("08.4")
+def with_where(weight):
+    largest = weight.abs().max(dim=1, keepdim=True).values
+    scale = torch.where(largest > 0, largest / 127, torch.ones_like(largest))
+    return weight.div(scale).round().clamp(-127, 127).type(torch.int8), scale
+
+
+@answer("08.5")
+def right_first(download, published):
+    data = download()
+    digest = hashlib.new("sha256", data).hexdigest()
+    if digest == published:
+        return safetensors.torch.load(data)
+    raise ValueError(f"{digest} is not {published}")
+
+
+@answer("08.5")
+def by_a_file(download, published):
+    path = pathlib.Path("downloaded.safetensors")
+    path.write_bytes(download())
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != published:
+        raise ValueError("another file")
+    return safetensors.torch.load_file(path)

@@ -111,4 +111,10 @@ SAME = {
         "new = nn.Linear(linear.in_features, linear.out_features) → new = nn.Linear(linear.in_features, linear.out_features)",
         "new.bias.copy_(scale * (linear.bias - norm.running_mean) + norm.bias) → new.bias.copy_(scale * (linear.bias - norm.running_mean) + norm.bias)",
     ],
+    # the folder is a path already; keys of a dict and the dict itself
+    "08.3": [
+        "there = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in Path(folder).iterdir()} → there = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}",
+        "return sorted((name for name in there.keys() | sums.keys() if there.get(name) != sums.get(name))) → return sorted((name for name in there | sums.keys() if there.get(name) != sums.get(name)))",
+        "return sorted((name for name in there.keys() | sums.keys() if there.get(name) != sums.get(name))) → return sorted((name for name in there.keys() | sums if there.get(name) != sums.get(name)))",
+    ],
 }

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "course_utils"
 
 # Each imports only those before it. README shows the same order.
 ORDER = ["runtime", "checkpoints", "data", "features", "freezing", "heads", "models", "training", "plots", "train"]
-ORDER += ["practice"]
+ORDER += ["inspect", "cards", "sharing", "hub_stub", "practice"]
 
 
 def imported(path: Path) -> set[str]:
@@ -42,7 +42,7 @@ def test_every_room_is_in_the_order_and_imports_only_those_before_it():
 
 
 def test_inside_a_wing_the_order_is_one_way_too():
-    for wing, prefix in (("checkpoints", "."), ("data", "course_utils.data.")):
+    for wing, prefix in (("checkpoints", "."), ("data", "course_utils.data."), ("inspect", "course_utils.inspect.")):
         modules = {path.stem: imported(path) for path in (PACKAGE / wing).glob("*.py") if path.stem != "__init__"}
         needs = {
             name: {other for other in modules if prefix + other in used and other != name}
