@@ -5,6 +5,7 @@ from course_utils.practice import checkpoints as checkpoints
 from course_utils.practice import freezing as freezing
 from course_utils.practice import interrupted as interrupted
 from course_utils.practice import loading as loading
+from course_utils.practice import processes as processes
 from course_utils.practice import saving as saving
 from course_utils.practice import transfer as transfer
 from course_utils.practice.engine import EXERCISES as EXERCISES
@@ -22,4 +23,5 @@ LESSONS = {  # the notebooks that they are written into
     "05_transfer_learning": transfer,
     "06_freezing_layers": freezing,
     "07_frozen_backbones": backbones,
+    "09_more_than_one_process": processes,
 }
