@@ -18,6 +18,7 @@ SERIES = [
     "05_transfer_learning",
     "06_freezing_layers",
     "07_frozen_backbones",
+    "09_more_than_one_process",
 ]
 MACHINE_PATH = re.compile(r"/(?:home|root|Users|tmp|work|usr|opt|content|var)/[\w.-]+|[A-Z]:\\\w+|site-packages")
 HIDDEN_TAGS = {"nbval-ignore-output", "nbval-skip"}
