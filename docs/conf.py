@@ -1,0 +1,126 @@
+"""The site: `make site`. Sphinx reads the repository itself, so every link between its files works in both places."""
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+from docutils import nodes
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+import errors  # noqa: E402
+import pages  # noqa: E402
+
+REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
+OWNER, NAME = REPOSITORY.split("/")[-2:]
+GENERATED = {  # what stands for <!-- generated: … --> in the pages of docs/
+    "contents": pages.contents,
+    "cards": pages.cards,
+    "mistakes": pages.mistakes,
+    "errors of lessons": errors.of_lessons,
+    "errors of course_utils": errors.of_course_utils,
+}
+
+project = "Save, load, checkpoint, transfer and freeze PyTorch models"
+author = "The authors of the course"
+html_title = "Save, load, freeze"
+root_doc = "docs/index"
+include_patterns = ["docs/*.md", "benchmarks/README.md", "notebooks/*.ipynb", "notebooks/practice/*.ipynb"]
+exclude_patterns = ["**/.*", "build", "data", "**/saved", "**/__pycache__"]
+extensions = ["myst_nb", "sphinx_design", "sphinx.ext.autodoc"]
+nb_execution_mode = "off"  # the saved outputs are those that the tests compare
+nb_ipywidgets_js = {}  # these would come from another server
+nb_merge_streams = True
+suppress_warnings = ["misc.highlighting_failure"]  # a message alone is no traceback, in whose colours it is shown
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+
+default_role = "code"  # the docstrings write names as `name`
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_inherit_docstrings = False  # torch's docstrings are not ours
+autodoc_typehints = "signature"
+python_maximum_signature_line_length = 80
+
+html_theme = "sphinx_book_theme"
+html_static_path = ["_static"]
+html_css_files = ["course.css"]
+html_baseurl = f"https://{OWNER}.github.io/{NAME}/"
+html_copy_source = True
+html_sourcelink_suffix = ""  # so that what is downloaded is a notebook, not NAME.ipynb.txt
+html_show_copyright = False
+html_theme_options = {
+    "repository_url": REPOSITORY,
+    "use_download_button": True,
+    "use_repository_button": True,
+    "show_navbar_depth": 1,
+    "show_toc_level": 2,
+    "home_page_in_toc": True,
+}
+
+
+def generate(app, docname, source):
+    """What the pages say that is kept elsewhere."""
+    path = Path(app.srcdir, docname)
+    if path.parent.parts[len(ROOT.parts) : len(ROOT.parts) + 1] == ("notebooks",):
+        notebook = nbformat.reads(source[0], as_version=4)
+        for cell in notebook.cells:
+            prepare(cell, path)
+        source[0] = nbformat.writes(notebook)
+    elif docname == "docs/glossary":
+        source[0] = pages.glossary_with_anchors(source[0])
+    elif docname == "benchmarks/README":
+        source[0] = source[0].replace("(../README.md#what-a-checkpoint-of-ours-survives)", "(../docs/survives.md)")
+    else:
+        source[0] = re.sub(r"<!-- generated: ([\w ]+) -->", lambda found: GENERATED[found[1]](), source[0])
+
+
+def prepare(cell, path):
+    """A cell as the site shows it: badges of our own, words that lead to the glossary, the set-up cell folded."""
+    if cell.source.startswith("# @title "):
+        cell.metadata["tags"] = ["hide-input"]
+    if cell.cell_type == "markdown":
+        cell.source = re.sub(r"https://[^)]+/(colab|open-in-kaggle)[-\w]*\.svg", r"/docs/badges/\1.svg", cell.source)
+        cell.source = pages.with_words(cell.source, path)
+
+
+def alt_texts(app, doctree):
+    """Give each figure of a notebook what `make notebooks` noted about it: its title, which says the finding."""
+    path = Path(app.env.doc2path(app.env.docname))
+    if path.suffix != ".ipynb":
+        return
+    outputs = [output for cell in nbformat.read(path, as_version=4).cells for output in cell.get("outputs", [])]
+    noted = [output.metadata.get("image/png", {}).get("alt") for output in outputs if "image/png" in output.get("data", {})]
+    figures = [image for image in doctree.findall(nodes.image) if "jupyter_execute" in image["uri"]]
+    for image, alt in zip(figures, noted, strict=True):
+        if not alt:
+            raise ValueError(f"A figure of {path.name} has no alternative text. Run `make notebooks`.")
+        image["alt"] = alt
+
+
+def docstring(app, what, name, obj, options, lines):
+    """Our docstrings are plain text: what is indented is code; an argument, Raises and Source begin a paragraph."""
+    text, code = [], False
+    for line in lines:
+        if line.startswith("    ") and not code:
+            text += ["", "::", ""]
+        elif line and code and not line.startswith("    ") or re.match(r"[a-z_]+: |Raises |Source: ", line):
+            text.append("")
+        code = line.startswith("    ") or code and not line
+        text.append(line if code else re.sub(r"^([a-z_]+): ", r"`\1`: ", line).replace("*", r"\*"))
+    lines[:] = text
+
+
+def redirect(app, error):
+    """The first page is in docs/, as its source is."""
+    if not error:
+        to = f'<!doctype html><html lang="en"><title>{project}</title><meta http-equiv="refresh" content="0; url=docs/index.html">'
+        Path(app.outdir, "index.html").write_text(f'{to}<a href="docs/index.html">{project}</a></html>', encoding="utf-8")
+
+
+def setup(app):
+    app.connect("source-read", generate)
+    app.connect("doctree-read", alt_texts)
+    app.connect("autodoc-process-docstring", docstring)
+    app.connect("build-finished", redirect)
