@@ -9,12 +9,12 @@ import nbformat
 from docutils import nodes
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+sys.path[:0] = [str(ROOT), str(ROOT / "docs"), str(ROOT / "notebooks")]
 import errors  # noqa: E402
+import maintain  # noqa: E402
 import pages  # noqa: E402
 
 REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
-OWNER, NAME = REPOSITORY.split("/")[-2:]
 GENERATED = {  # what stands for <!-- generated: … --> in the pages of docs/
     "contents": pages.contents,
     "cards": pages.cards,
@@ -33,22 +33,25 @@ extensions = ["myst_nb", "sphinx_design", "sphinx.ext.autodoc"]
 nb_execution_mode = "off"  # the saved outputs are those that the tests compare
 nb_ipywidgets_js = {}  # these would come from another server
 nb_merge_streams = True
+nb_code_prompt_show, nb_code_prompt_hide = "Show the set-up cell", "Hide the set-up cell"
 suppress_warnings = ["misc.highlighting_failure"]  # a message alone is no traceback, in whose colours it is shown
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 
+smartquotes = False  # a message is found as it was pasted
 default_role = "code"  # the docstrings write names as `name`
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_inherit_docstrings = False  # torch's docstrings are not ours
+add_module_names = False
 autodoc_typehints = "signature"
-python_maximum_signature_line_length = 80
 
 html_theme = "sphinx_book_theme"
 html_static_path = ["_static"]
 html_css_files = ["course.css"]
-html_baseurl = f"https://{OWNER}.github.io/{NAME}/"
+html_baseurl = maintain.site_of(REPOSITORY.removeprefix("https://github.com/"))
 html_copy_source = True
 html_sourcelink_suffix = ""  # so that what is downloaded is a notebook, not NAME.ipynb.txt
+html_use_index = html_domain_indices = False  # the search finds it
 html_show_copyright = False
 html_theme_options = {
     "repository_url": REPOSITORY,
@@ -56,14 +59,14 @@ html_theme_options = {
     "use_repository_button": True,
     "show_navbar_depth": 1,
     "show_toc_level": 2,
-    "home_page_in_toc": True,
+    "navbar_persistent": [],  # the search stands in the side bar
 }
 
 
 def generate(app, docname, source):
     """What the pages say that is kept elsewhere."""
-    path = Path(app.srcdir, docname)
-    if path.parent.parts[len(ROOT.parts) : len(ROOT.parts) + 1] == ("notebooks",):
+    path = Path(app.env.doc2path(docname))
+    if path.suffix == ".ipynb":
         notebook = nbformat.reads(source[0], as_version=4)
         for cell in notebook.cells:
             prepare(cell, path)
@@ -91,7 +94,9 @@ def alt_texts(app, doctree):
     if path.suffix != ".ipynb":
         return
     outputs = [output for cell in nbformat.read(path, as_version=4).cells for output in cell.get("outputs", [])]
-    noted = [output.metadata.get("image/png", {}).get("alt") for output in outputs if "image/png" in output.get("data", {})]
+    noted = [
+        output.metadata.get("image/png", {}).get("alt") for output in outputs if "image/png" in output.get("data", {})
+    ]
     figures = [image for image in doctree.findall(nodes.image) if "jupyter_execute" in image["uri"]]
     for image, alt in zip(figures, noted, strict=True):
         if not alt:
@@ -112,15 +117,24 @@ def docstring(app, what, name, obj, options, lines):
     lines[:] = text
 
 
-def redirect(app, error):
-    """The first page is in docs/, as its source is."""
-    if not error:
-        to = f'<!doctype html><html lang="en"><title>{project}</title><meta http-equiv="refresh" content="0; url=docs/index.html">'
-        Path(app.outdir, "index.html").write_text(f'{to}<a href="docs/index.html">{project}</a></html>', encoding="utf-8")
+def finish(app, error):
+    """Lead to the first page, which is in docs/ as its source is, and leave out the pictures of icons nobody sees."""
+    if error:
+        return
+    site, address = Path(app.outdir), f"{app.config.root_doc}.html"
+    refresh = f'<meta charset="utf-8"><meta http-equiv="refresh" content="0; url={address}">'
+    page = f'<html lang="en"><title>{project}</title>{refresh}<a href="{address}">{project}</a></html>'
+    (site / "index.html").write_text(f"<!doctype html>{page}", encoding="utf-8")
+    icons = site / "_static" / "scripts" / "fontawesome.js"  # 1.5 MB of icons, of which the theme shows some fifteen
+    texts = [file.read_text(encoding="utf-8") for file in [*site.rglob("*.html"), *site.rglob("*theme.js")]]
+    shown = set(re.findall(r"fa-([a-z-]+)", "".join(texts)))
+    one = re.compile(r'"?([a-z0-9-]+)"?:(\[\d+,\d+,\[[^]]*\],"\w+",)("[^"]*"|\[[^]]*\])')
+    kept = one.sub(lambda icon: icon[0] if icon[1] in shown else f'"{icon[1]}":{icon[2]}""', icons.read_text("utf-8"))
+    icons.write_text(kept, encoding="utf-8")
 
 
 def setup(app):
     app.connect("source-read", generate)
     app.connect("doctree-read", alt_texts)
     app.connect("autodoc-process-docstring", docstring)
-    app.connect("build-finished", redirect)
+    app.connect("build-finished", finish)

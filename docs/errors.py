@@ -52,10 +52,9 @@ def _block(entry: dict, places: list[Said]) -> str:
     first_line = message[message.index(begins) :].splitlines()[0]
     heading = first_line if len(first_line) < 80 else first_line[:77].rsplit(" ", 1)[0] + " …"
     where = "; ".join(dict.fromkeys(one.where for one in places))
-    return (
-        f"### {heading.replace('_', chr(92) + '_')}\n\n```text\n{message.strip()}\n```\n\n**It means**: {entry['means']}\n\n"
-        f"**The cure**: {entry['cure']}\n\n**Where**: {where}"
-    )
+    title = heading.replace("_", r"\_")
+    said = f"### {title}\n\n```text\n{message.strip()}\n```"
+    return f"{said}\n\n**It means**: {entry['means']}\n\n**The cure**: {entry['cure']}\n\n**Where**: {where}"
 
 
 def of_course_utils() -> str:
@@ -67,7 +66,9 @@ def of_course_utils() -> str:
         about = section(*KNOWN["sections"][room])
         for message in group:
             met = [one.where for one in said if _pattern(message).search(one.text)]
-            lines.append(f"- `` {message.text} ``\n  ({message.kind}; {met[0] if met else about})".replace("\n…\n", " … "))
+            lines.append(
+                f"- `` {message.text} ``\n  ({message.kind}; {met[0] if met else about})".replace("\n…\n", " … ")
+            )
     return "\n\n".join(lines)
 
 

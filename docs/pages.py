@@ -1,6 +1,9 @@
 """What the site says that is kept elsewhere: the map of the series, links of the glossary, the practice's mistakes."""
 
+import html
 import re
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -8,7 +11,8 @@ from myst_parser.slugs import github_slugify
 
 from course_utils.practice import EXERCISES, LESSONS
 from course_utils.practice.engine import Exercise, source
-from course_utils.practice.outcomes import same
+from course_utils.practice.outcomes import plain, same
+from course_utils.practice.sandbox import apart
 
 ROOT = Path(__file__).resolve().parent.parent
 LESSON_FILES = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -27,6 +31,7 @@ def section(lesson: str, heading: str) -> str:
     return link(path, heading, f"{title(path)}, “{heading}”")
 
 
+@cache
 def title(path: Path) -> str:
     return nbformat.read(path, as_version=4).cells[0].source.split("\n")[0].removeprefix("# ")
 
@@ -47,7 +52,9 @@ def cards() -> str:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     cards = []
     for path in LESSON_FILES:
-        row = next(line for line in readme.splitlines() if line.startswith("| [") and f"(notebooks/{path.name})" in line)
+        row = next(
+            line for line in readme.splitlines() if line.startswith("| [") and f"(notebooks/{path.name})" in line
+        )
         _, _, read, run, accident = (cell.strip() for cell in row.strip("|").split("|"))
         practice = f"[Practice](../notebooks/practice/{path.name})" if (PRACTICE / path.name).exists() else ""
         cards.append(
@@ -101,8 +108,13 @@ def _mistakes_of(exercise: Exercise, stem: str) -> list[str]:
     lines = [f"### {name}", f"Here is {task}; it is about {section(stem[:2], exercise.section)}."]
     expected = exercise.known(exercise.right[0])
     for wrong, reason in exercise.wrong:
-        outcomes = zip(exercise.probes, exercise.known(wrong), expected)
-        told_by = next(what for (what, _), got, right in outcomes if not same(got, right))
-        code = f"<details><summary>The answer</summary>\n\n```python\n{source(wrong)}\n```\n\n</details>"
+        probes = zip(exercise.probes, expected)  # tried only as far as the one that tells it
+        told_by = next(what for (what, probe), right in probes if not same(_outcome(probe, wrong), right))
+        answer = html.escape(source(wrong), quote=False)
+        code = f"<details><summary>The answer</summary>\n\n<pre>{answer}</pre>\n\n</details>"
         lines += [reason, f"*What tells it*: {told_by}.", code]
     return lines
+
+
+def _outcome(probe: Callable, answer: Callable):
+    return apart(lambda: plain(probe(answer)))

@@ -21,7 +21,8 @@ ROOT = NOTEBOOKS.parent
 PRACTICE = NOTEBOOKS / "practice"
 FIGURE = ROOT / "docs" / "resumed.png"
 SET_UP_CELL = NOTEBOOKS / "set_up_cell.py"  # the same one is in every notebook
-# Where the repository's address stands: a badge, the set-up cell, pyproject.toml.
+# Where the repository's address stands: a badge, the set-up cell, pyproject.toml, and that of its site in the README.
+SITE = re.compile(r"https://[\w-]+\.github\.io/[\w.-]+/")
 LINK = re.compile(
     r"(colab\.research\.google\.com/github/|kaggle\.com/kernels/welcome\?src=https://github\.com/"
     r'|git\+https://github\.com/|Repository = "https://github\.com/)'
@@ -53,6 +54,12 @@ def badges(name: str) -> str:
     return f"[![Open in Colab]({colab}) [![Open in Kaggle]({kaggle})"
 
 
+def site_of(repository: str) -> str:
+    """Where GitHub Pages serves the site of OWNER/NAME."""
+    owner, name = repository.split("/")
+    return f"https://{owner.lower()}.github.io/{name}/"
+
+
 def write_openings() -> None:
     """Write what opens every notebook alike: the badges below its title, and the set-up cell, its first code cell."""
     import nbformat
@@ -77,7 +84,8 @@ def point_links_at(repository: str) -> None:
         sys.exit(f"The repository is {repository!r}; write it as owner/name: make badges REPO=owner/name")
     for path in files_with_links():
         text = path.read_text(encoding="utf-8")
-        path.write_text(LINK.sub(rf"\g<1>{repository}", text), encoding="utf-8")
+        text = SITE.sub(site_of(repository), LINK.sub(rf"\g<1>{repository}", text))
+        path.write_text(text, encoding="utf-8")
     print(f"All links point at github.com/{repository} now.")
 
 
