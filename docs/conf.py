@@ -114,7 +114,14 @@ def docstring(app, what, name, obj, options, lines):
             text.append("")
         code = line.startswith("    ") or code and not line
         text.append(line if code else re.sub(r"^([a-z_]+): ", r"`\1`: ", line).replace("*", r"\*"))
-    lines[:] = text
+    lines[:] = re.sub(r'notebook (\d\d),\s+section\s+"([^"]+)"', to_section, "\n".join(text)).split("\n")
+
+
+def to_section(found):
+    """A link from the reference to the section of a lesson, in reStructuredText."""
+    path = next(path for path in pages.LESSON_FILES if path.name.startswith(found[1]))
+    heading = " ".join(found[2].split())
+    return f'`{pages.title(path)}, "{heading}" <../notebooks/{path.stem}.html#{nodes.make_id(heading)}>`__'
 
 
 def finish(app, error):

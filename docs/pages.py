@@ -111,7 +111,7 @@ def _mistakes_of(exercise: Exercise, stem: str) -> list[str]:
         probes = zip(exercise.probes, expected)  # tried only as far as the one that tells it
         told_by = next(what for (what, probe), right in probes if not same(_outcome(probe, wrong), right))
         answer = html.escape(source(wrong), quote=False)
-        code = f"<details><summary>The answer</summary>\n\n<pre>{answer}</pre>\n\n</details>"
+        code = f"<details><summary>The wrong answer</summary>\n\n<pre>{answer}</pre>\n\n</details>"
         lines += [reason, f"*What tells it*: {told_by}.", code]
     return lines
 
