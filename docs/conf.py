@@ -24,7 +24,7 @@ GENERATED = {  # what stands for <!-- generated: … --> in the pages of docs/
 }
 
 project = "Save, load, checkpoint, transfer and freeze PyTorch models"
-author = "The authors of the course"
+author = ""  # the theme would show it below each page
 html_title = "Save, load, freeze"
 root_doc = "docs/index"
 include_patterns = ["docs/*.md", "benchmarks/README.md", "notebooks/*.ipynb", "notebooks/practice/*.ipynb"]
@@ -47,7 +47,7 @@ autodoc_typehints = "signature"
 
 html_theme = "sphinx_book_theme"
 html_static_path = ["_static"]
-html_css_files = ["course.css"]
+html_css_files, html_js_files = ["course.css"], ["course.js"]
 html_baseurl = maintain.site_of(REPOSITORY.removeprefix("https://github.com/"))
 html_copy_source = True
 html_sourcelink_suffix = ""  # so that what is downloaded is a notebook, not NAME.ipynb.txt

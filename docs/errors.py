@@ -49,8 +49,9 @@ def _block(entry: dict, places: list[Said]) -> str:
         raise ValueError(f"No lesson shows the error of docs/errors.toml that begins: {begins}")
     stops = [one.text for one in places if one.stopped]
     message = stops[0] if stops else next(line for line in places[0].text.splitlines() if begins in line)
-    first_line = message[message.index(begins) :].splitlines()[0]
-    heading = first_line if len(first_line) < 80 else first_line[:77].rsplit(" ", 1)[0] + " …"
+    line = next(line for line in message.splitlines() if begins in line).strip()
+    heading = re.split(r"(?<=\w)\. ", line)[0]  # what is pasted into a search lies within it
+    heading = heading if len(heading) <= 110 else heading[:110].rsplit(" ", 1)[0] + " …"
     where = "; ".join(dict.fromkeys(one.where for one in places))
     title = heading.replace("_", r"\_")
     said = f"### {title}\n\n```text\n{message.strip()}\n```"

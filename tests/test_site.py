@@ -3,17 +3,23 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import maintain
 import nbformat
 import pytest
+import torch
 from axe_playwright_python.sync_playwright import Axe
 from browser.chromium import find_chromium
 from bs4 import BeautifulSoup
 from filelock import FileLock
 from playwright.sync_api import sync_playwright
+
+from course_utils.checkpoints import CheckpointError, CheckpointFolder, load_checkpoint
+from course_utils.freezing import trainable_parameters
+from course_utils.practice import EXERCISES
 
 ROOT = Path(__file__).resolve().parent.parent
 LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -124,6 +130,49 @@ def test_the_glossary_and_the_lessons_link_to_each_other(pages):
         assert there.find("a", href=f"../docs/glossary.html#{entry['id']}", string=word), (word, section)
 
 
+def test_a_saved_error_that_nothing_explains_stops_the_build(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import errors
+
+    explained = errors.of_lessons()
+    for entry in errors.KNOWN["error"]:
+        assert entry["means"] in explained and entry["cure"] in explained
+    first = errors.KNOWN["error"][0]
+    monkeypatch.setitem(errors.KNOWN, "error", errors.KNOWN["error"][1:])
+    with pytest.raises(ValueError, match="errors.toml does not say"):
+        errors.of_lessons()
+    monkeypatch.setitem(errors.KNOWN, "error", [*errors.KNOWN["error"], first, {**first, "begins": "in no lesson"}])
+    with pytest.raises(ValueError, match="No lesson shows"):
+        errors.of_lessons()
+
+
+def test_the_errors_page_shows_what_course_utils_really_says(pages, tmp_path):
+    page = text(of(pages, "docs/errors"))
+    with pytest.raises(CheckpointError) as nowhere:
+        load_checkpoint(tmp_path / "nowhere.pt")
+    with pytest.raises(ValueError) as frozen:
+        trainable_parameters(torch.nn.Linear(1, 1).requires_grad_(False))
+    with pytest.raises(ValueError) as mode:
+        CheckpointFolder(tmp_path, metric="accuracy", mode="up")
+    assert str(nowhere.value).replace(str(tmp_path / "nowhere.pt"), "…") in page
+    assert str(frozen.value) in page
+    assert str(mode.value).replace("'up'", "…").replace("accuracy", "…") in page
+
+
+def test_the_mistakes_page_shows_each_named_mistake_with_what_tells_it_and_its_section(pages):
+    page = of(pages, "docs/mistakes")
+    count = sum(len(exercise.wrong) for exercise in EXERCISES.values())
+    assert len(page.select("article details")) == count > 400
+    shown = text(page)
+    assert shown.count("What tells it:") == count
+    for number, exercise in EXERCISES.items():
+        lesson = next(path for path in LESSONS if path.name.startswith(number[:2]))
+        headings = re.findall(r"^##+ (.+)", "\n".join(cell.source for cell in nbformat.read(lesson, 4).cells), re.M)
+        assert exercise.section in headings, f"{number}: section= is no heading of {lesson.name}"
+        for _, reason in exercise.wrong:
+            assert " ".join(re.sub(r"[`*\\]", "", reason).split()[:4]) in shown.replace("*", ""), reason
+
+
 def test_the_readme_shows_the_figure_as_its_lesson_saved_it():
     picture, alt = maintain.readme_figure()
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -154,7 +203,7 @@ QUESTIONS = {  # what a reader types, and the page that answers
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def browser():
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_chromium())
@@ -180,18 +229,38 @@ def test_each_page_keeps_to_itself_fits_and_is_accessible(site, pages, browser, 
     assert len(asked) > len(pages) and all(url.startswith((site.as_uri(), "data:")) for url in asked)
 
 
+def search(page, site, question):
+    """The addresses of the first five answers to what a reader types into the search."""
+    page.goto((site / "docs" / "index.html").as_uri())
+    page.keyboard.press("Control+k")
+    page.keyboard.type(question)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#search-results .search-summary:has-text('found')")
+    return page.locator("#search-results li > a").evaluate_all("links => links.slice(0, 5).map(link => link.href)")
+
+
 @needs_chromium
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_the_search_answers(site, browser, question):
+    found = search(browser.new_page(), site, question)
+    assert any(f"/{QUESTIONS[question]}.html" in address for address in found), found
+
+
+@needs_chromium
+def test_the_search_finds_each_error_by_its_first_words(site, browser):
     page = browser.new_page()
-    page.goto((site / "docs" / "index.html").as_uri())
-    page.locator(".bd-sidebar-primary .search-button__button, .bd-sidebar-primary .search-button-field").first.click()
-    page.keyboard.type(question)
-    page.keyboard.press("Enter")
-    page.wait_for_selector("#search-results li")
-    page.wait_for_selector("#search-results .search-summary:has-text('found')")
-    first = page.locator("#search-results li > a").evaluate_all("links => links.slice(0, 5).map(link => link.href)")
-    assert any(f"/{QUESTIONS[question]}.html" in link for link in first), first
+    for entry in tomllib.loads((ROOT / "docs" / "errors.toml").read_text(encoding="utf-8"))["error"]:
+        found = search(page, site, entry["begins"])
+        assert any("/docs/errors.html" in address for address in found), (entry["begins"], found)
+
+
+@needs_chromium
+def test_on_a_phone_the_list_of_contents_closes_when_a_section_was_chosen(site, browser):
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto((site / "docs" / "glossary.html").as_uri())
+    page.locator("button.secondary-toggle:visible").click()
+    page.locator("dialog[open] a").get_by_text("EMA").click()
+    assert page.url.endswith("#ema") and not page.locator("dialog[open]").count()
 
 
 @needs_chromium
