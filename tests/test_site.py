@@ -218,7 +218,7 @@ def test_each_page_keeps_to_itself_fits_and_is_accessible(site, pages, browser, 
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     found = []
-    for path in pages:
+    for path in sorted(pages.keys() - {site / "index.html"}):  # that one leads on at once
         page.goto(path.as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path
         for violation in Axe().run(page).response["violations"]:
