@@ -11,7 +11,7 @@ NBVAL = $(BIN)/python -m pytest --nbval $(LONG) $(filter-out $(LONG),$(wildcard 
 	-p no:cacheprovider -n 2 --dist loadscope --no-loadscope-reorder --nbval-cell-timeout 300
 
 .PHONY: lab test bench benchmark faults test-browser test-floors test-gpu test-notebooks test-other-cpu test-two-threads
-.PHONY: notebooks badges openings times lint
+.PHONY: notebooks site badges openings times lint
 
 lab: $(VENV)/ready          ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
@@ -35,9 +35,7 @@ test-other-cpu: drawn       ## the same comparison, as on a CPU without AVX-512
 test-two-threads: drawn     ## the same comparison with two threads, so one notebook at a time
 	$(COMPARED) OMP_NUM_THREADS=2 $(NBVAL) -n 1
 
-# Playwright drives the browser; it is installed here because only these tests need it.
 test-browser: drawn         ## run the notebooks in JupyterLab in a real browser, if Chromium is there
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "playwright>=1.50"
 	$(BIN)/python -m pytest tests/browser
 
 faults: drawn               ## kill, damage and fill up for some minutes, and count what the checkpoints survived
@@ -45,6 +43,7 @@ faults: drawn               ## kill, damage and fill up for some minutes, and co
 
 notebooks: drawn            ## run every notebook as the tests do and save its outputs
 	$(COMPARED) $(BIN)/python notebooks/maintain.py run
+	$(BIN)/python notebooks/maintain.py figure
 
 benchmark: $(VENV)/ready    ## the time that saving and loading take, against the plain ways
 	$(BIN)/python benchmarks/checkpoints.py
@@ -54,6 +53,11 @@ bench: drawn                ## how fast the course's ways are, against the tutor
 
 lessons-on-photos: drawn    ## which way wins, on drawn images and on photos: the table in data/README.md
 	$(BIN)/python benchmarks/conclusions.py
+
+# From nothing each time: a page also changes when the package does.
+site: $(VENV)/ready         ## the course as a website: open build/site/index.html
+	rm -rf build/site
+	$(BIN)/python -m sphinx --quiet --fresh-env --fail-on-warning --keep-going -c docs -d build/doctrees . build/site
 
 badges:                     ## point every link at a fork: make badges REPO=owner/name
 	$(PYTHON) notebooks/maintain.py badges $(REPO)

@@ -4,10 +4,12 @@ python notebooks/maintain.py run [NOTEBOOK.ipynb …]     all of them by default
 python notebooks/maintain.py badges OWNER/NAME          use `make badges REPO=owner/name`
 python notebooks/maintain.py openings                   write the badges and the set-up cell into every notebook
 python notebooks/maintain.py practice                   write the practice notebooks from their exercises, run
+python notebooks/maintain.py figure                     copy the figure of the README out of its notebook
 python notebooks/maintain.py times [NOTEBOOK.ipynb …]   how long they take to read, and how much of what they print is
                                                         a bare True or False
 """
 
+import base64
 import math
 import re
 import sys
@@ -17,8 +19,10 @@ from pathlib import Path
 NOTEBOOKS = Path(__file__).resolve().parent
 ROOT = NOTEBOOKS.parent
 PRACTICE = NOTEBOOKS / "practice"
+FIGURE = ROOT / "docs" / "resumed.png"
 SET_UP_CELL = NOTEBOOKS / "set_up_cell.py"  # the same one is in every notebook
-# Where the repository's address stands: a badge, the set-up cell, pyproject.toml.
+# Where the repository's address stands: a badge, the set-up cell, pyproject.toml, and that of its site in the README.
+SITE = re.compile(r"https://[\w-]+\.github\.io/[\w.-]+/")
 LINK = re.compile(
     r"(colab\.research\.google\.com/github/|kaggle\.com/kernels/welcome\?src=https://github\.com/"
     r'|git\+https://github\.com/|Repository = "https://github\.com/)'
@@ -50,6 +54,12 @@ def badges(name: str) -> str:
     return f"[![Open in Colab]({colab}) [![Open in Kaggle]({kaggle})"
 
 
+def site_of(repository: str) -> str:
+    """Where GitHub Pages serves the site of OWNER/NAME."""
+    owner, name = repository.split("/")
+    return f"https://{owner.lower()}.github.io/{name}/"
+
+
 def write_openings() -> None:
     """Write what opens every notebook alike: the badges below its title, and the set-up cell, its first code cell."""
     import nbformat
@@ -74,7 +84,8 @@ def point_links_at(repository: str) -> None:
         sys.exit(f"The repository is {repository!r}; write it as owner/name: make badges REPO=owner/name")
     for path in files_with_links():
         text = path.read_text(encoding="utf-8")
-        path.write_text(LINK.sub(rf"\g<1>{repository}", text), encoding="utf-8")
+        text = SITE.sub(site_of(repository), LINK.sub(rf"\g<1>{repository}", text))
+        path.write_text(text, encoding="utf-8")
     print(f"All links point at github.com/{repository} now.")
 
 
@@ -109,6 +120,15 @@ def is_verdict(line: str) -> bool:
     return bool(re.search(r"(^|[\s=])(True|False)[.!]?$", line.strip())) or not re.sub(r"True|False|\W", "", line)
 
 
+def readme_figure() -> tuple[bytes, str]:
+    """The figure that README and site open with, as lesson 3 saved it: a PNG, and what it says."""
+    import nbformat
+
+    cells = nbformat.read(NOTEBOOKS / "03_checkpoints.ipynb", as_version=4).cells
+    outputs = [output for cell in cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
+    return base64.b64decode(outputs[-1].data["image/png"]), outputs[-1].metadata["image/png"]["alt"]
+
+
 def print_times(paths: list[Path]) -> None:
     """A line for each notebook, and one for all of them."""
     import nbformat
@@ -135,8 +155,10 @@ def run(path: Path) -> None:
     from nbclient import NotebookClient
 
     notebook, start = nbformat.read(path, as_version=4), time.perf_counter()
-    folder = {"metadata": {"path": path.parent}}
-    NotebookClient(notebook, timeout=300, record_timing=False, coalesce_streams=True, resources=folder).execute()
+    options = {"timeout": 300, "record_timing": False, "coalesce_streams": True}
+    options["resources"] = {"metadata": {"path": path.parent}}
+    options["extra_arguments"] = [f"--IPKernelApp.exec_files={NOTEBOOKS / 'alt_texts.py'}"]
+    NotebookClient(notebook, **options).execute()
     seconds = time.perf_counter() - start
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
@@ -161,6 +183,8 @@ if __name__ == "__main__":
 
             for path in written(PRACTICE):
                 run(path)
+        case ["figure"]:
+            FIGURE.write_bytes(readme_figure()[0])
         case ["times", *paths]:
             print_times([*map(Path, paths)] or sorted(NOTEBOOKS.glob("*.ipynb")))
         case _:

@@ -147,6 +147,7 @@ def test_every_link_points_at_the_one_address(file):
     address = re.search(r'^Repository = "https://github\.com/([^"]+)"', (ROOT / "pyproject.toml").read_text(), re.M)
     found = [repository for _, repository in maintain.LINK.findall(file.read_text(encoding="utf-8"))]
     assert found and set(found) == {address[1]}, "run: make badges REPO=owner/name"
+    assert set(maintain.SITE.findall(file.read_text(encoding="utf-8"))) <= {maintain.site_of(address[1])}
 
 
 def test_badges_change_every_link_and_refuse_what_is_no_repository(tmp_path, monkeypatch):
@@ -159,6 +160,8 @@ def test_badges_change_every_link_and_refuse_what_is_no_repository(tmp_path, mon
     assert "kaggle.com/kernels/welcome?src=https://github.com/a-teacher/her.fork/" in copies[-1].read_text()
     for copy in copies:
         assert {repository for _, repository in maintain.LINK.findall(copy.read_text())} == {"a-teacher/her.fork"}
+    readme = next(copy for copy in copies if copy.name == "README.md")
+    assert maintain.SITE.findall(readme.read_text()) == ["https://a-teacher.github.io/her.fork/"]
     with pytest.raises(SystemExit, match="owner/name"):
         maintain.point_links_at("https://github.com/a-teacher/her.fork")
 

@@ -17,6 +17,7 @@ from course_utils.practice.toys import batch, moved, net, seeded, tensors
 exercise = Exercise(
     "07.1",
     "Repair: features that do not belong to their labels",
+    section="One forward pass is enough",
     task="""`cache(backbone, loader)` should compute the features of a frozen backbone once and return them with their
     labels, as two tensors. The loader shuffles. It runs, and the head that learns from it is no better than a guess.
     Repair it: three things are wrong.""",
@@ -178,6 +179,7 @@ def _(cache):
 exercise = Exercise(
     "07.2",
     "Augmentation and cached features",
+    section="Faster, step by step",
     task="""Features that are cached once never see an augmentation again. So cache several views. Write
     `views(backbone, images, labels, augment, count)`: the features of `count` views of all images, one view after the
     other, and the labels to them. `augment(images)` changes images at random. The backbone is frozen and in eval mode
@@ -372,6 +374,7 @@ def _(views):
 exercise = Exercise(
     "07.3",
     "A cache that notices",
+    section="Faster, step by step",
     task="""Features are kept in a file. Write `cached(path, made_of, compute)`: when the file was made of the same,
     return its features; otherwise call `compute()`, save the new features there, and return them. `made_of` is a text
     that names weights, images and preprocessing. A file that cannot be read is computed anew, too.""",
@@ -606,6 +609,7 @@ def _(cached):
 exercise = Exercise(
     "07.4",
     "Two layers in one",
+    section="Faster, step by step",
     task="""In eval mode BatchNorm multiplies each channel by a number and adds another one, and the linear layer before
     it can do that itself. Write `fused(linear, norm)`: a new linear layer that gives what `norm(linear(x))` gives in
     eval mode. The two layers that were given stay as they are.""",
@@ -770,6 +774,7 @@ def _(fused):
 exercise = Exercise(
     "07.5",
     "Search by halves",
+    section="Freezing to find a bug",
     task="""One of `count` blocks breaks the training. `is_broken(k)` trains with the first k blocks frozen: the
     training is broken as long as the faulty block is free, and healthy once it is frozen. Each call is a training,
     so ask few times. Write `faulty(count, is_broken)`: the number of the faulty block, from 0 on.""",
@@ -966,6 +971,7 @@ def _(faulty):
 exercise = Exercise(
     "07.6",
     "Where no gradient arrives",
+    section="Freezing to find a bug",
     task="""A forgotten `detach()` makes no error, and the loss goes down all the same. Write
     `without_gradient(model, x, y)`: the names of the parameters that no gradient reaches in one backward pass of
     `F.cross_entropy`. Old gradients may still be there, and must not deceive you.""",

@@ -20,6 +20,7 @@ from course_utils.practice.toys import Net, answers, batch, moved, net, same_bit
 exercise = Exercise(
     "03.1",
     "What a resume needs",
+    section="The checkpoint dictionary",
     task="""Write `checkpoint(model, optimizer, scheduler, epoch)`: a dictionary with the keys `epoch`, `model`,
     `optimizer`, `scheduler` and `rng`, from which a training goes on as if it had never stopped. Under `rng` stands the
     state of PyTorch's random number generator. The safe reader must accept it once it is saved.""",
@@ -222,6 +223,7 @@ def _(checkpoint):
 exercise = Exercise(
     "03.2",
     "Everything in the right order",
+    section="The scheduler",
     task="""Write `resume(checkpoint, model, optimizer)`: it builds the scheduler
     `LinearLR(optimizer, start_factor=0.1, total_iters=8)`, loads model, optimizer and scheduler from the checkpoint
     (keys `model`, `optimizer`, `scheduler`), puts the generator back (`rng`), and returns the scheduler and the number
@@ -413,6 +415,7 @@ def _(resume):
 exercise = Exercise(
     "03.3",
     "An order that a resume finds again",
+    section="The data order",
     task="""Write `remaining(count, batch_size, seed, epoch, done)`: the indices of the images that are still to come in
     this epoch, in their order, when `done` batches are done. The order is random, another one in each epoch and for
     each seed (0, 1, 2, …), the same whenever it is asked for, and the global random generator stays as it is.""",
@@ -598,6 +601,7 @@ def _(remaining):
 exercise = Exercise(
     "03.4",
     "Early stopping that survives a resume",
+    section="The counters of early stopping",
     task="""A counter in a variable is lost when the training stops; the list of the losses is in the checkpoint. Write
     `should_stop(losses, patience)`: true when the validation loss was not lower than the best one in the last
     `patience` epochs. An equal loss is no improvement.""",
@@ -770,6 +774,7 @@ def _(should_stop):
 exercise = Exercise(
     "03.5",
     "Four small batches, one step",
+    section="Steps instead of epochs",
     task="""32 images do not fit into memory, four batches of 8 do. Write `step(model, optimizer, batches)`: one step of
     the optimizer that moves the weights exactly as one batch of all these images would. `batches` is a list of pairs
     (x, y) of equal size, the loss is `F.cross_entropy`. Old gradients may still be there.""",
@@ -935,6 +940,7 @@ def _(step):
 exercise = Exercise(
     "03.6",
     "Ship what you measured",
+    section="Which weights were measured, and which are shipped?",
     task="""The best epoch was chosen by the loss of the average (EMA), an `AveragedModel` around your model. Write
     `shipped(model, average)`: the weights to give away, as a dictionary that a plain `Net()` loads without a complaint.
     They must be the weights that were measured.""",
@@ -1088,6 +1094,7 @@ def _(shipped):
 exercise = Exercise(
     "03.7",
     "Repair: a resume that forgets",
+    section="An exact resume by hand",
     task="""This training can go on from a checkpoint of its own: it loads model and optimizer, and no error comes. But
     three things that it knew before the stop are forgotten. Repair what stands between `if checkpoint:` and the
     loop, so that stopping after any epoch changes nothing.""",

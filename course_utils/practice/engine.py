@@ -34,6 +34,7 @@ class Exercise:
     task: str
     hint: str
     shows: str  # what a right answer shows
+    section: str = ""  # of the lesson, that it is about
     idle: str = ""  # what was perhaps written, when it was changed and does what the stub does
     stub: Callable | None = None
     right: list[Callable] = field(default_factory=list)  # the first is the solution that is shown

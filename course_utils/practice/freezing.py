@@ -14,6 +14,7 @@ from course_utils.practice.toys import Net, batch, moved, net, same_bits, seeded
 exercise = Exercise(
     "06.1",
     "Freeze the backbone",
+    section="`requires_grad=False`",
     task="""Write `freeze(model)`: the parameters of `model.features` learn nothing any more, those of
     `model.classifier` still do. It changes the model in place and returns nothing.""",
     hint="""`requires_grad` is a flag on each parameter. `module.requires_grad_(False)`, with the `_` at the end,
@@ -134,6 +135,7 @@ def _(freeze):
 exercise = Exercise(
     "06.2",
     "Train mode, and frozen BatchNorm",
+    section="BatchNorm",
     task="""`requires_grad=False` does not stop BatchNorm's running statistics. Write `train_mode(model)`, to be called
     instead of `model.train()` at the start of each epoch: everything in train mode, except BatchNorm layers
     (`nn.BatchNorm1d`) whose weight is frozen.""",
@@ -368,6 +370,7 @@ def _(train_mode):
 exercise = Exercise(
     "06.3",
     "What moved?",
+    section="`requires_grad=False`",
     task="""Write `moved(model, before)`: the names of all tensors of the model that are not, bit for bit, what they
     were in `before`, a copy of its `state_dict`. With it you prove that what is frozen stood still.""",
     hint="""`torch.equal` compares every number exactly. Go through `model.state_dict()`.""",
@@ -539,6 +542,7 @@ def _(moved):
 exercise = Exercise(
     "06.4",
     "Unfreeze in the middle of a training",
+    section="Gradual unfreezing, and its resume",
     task="""The head has been trained for a while with `optimizer`. Write `unfreeze(model, optimizer, rate)`: from
     now on the last block, `model.features[1]`, learns as well, with the learning rate `rate`, except for its
     BatchNorm, which stays frozen. The optimizer keeps what it knows about the head.""",
@@ -705,6 +709,7 @@ def _(unfreeze):
 exercise = Exercise(
     "06.5",
     "Resume in the right phase",
+    section="Gradual unfreezing, and its resume",
     task="""A training unfroze its last block in phase 1 and was stopped. `start_phase(phase)` builds model and
     optimizer with the flags and groups of a phase. Write `resume(checkpoint, start_phase)`: model and optimizer as
     they were, from a checkpoint with the keys `phase`, `model` and `optimizer`.""",
@@ -905,6 +910,7 @@ def _(resume):
 exercise = Exercise(
     "06.6",
     "Repair: a frozen backbone that moves",
+    section="BatchNorm",
     task="""This function should train a new head on a frozen backbone and leave the backbone as it is, to the last bit.
     It runs without an error, and three things are wrong: the backbone is not frozen, BatchNorm moves, and the optimizer
     was given what it should not change. Repair it.""",

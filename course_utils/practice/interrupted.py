@@ -23,6 +23,7 @@ from course_utils.practice.toys import batch, seeded
 exercise = Exercise(
     "04.1",
     "Repair: a save that may die half-way",
+    section="A save that dies half-way",
     task="""This function writes over the only good checkpoint. Repair it: at every moment the file `path` is the old
     checkpoint or the new one, whole, even if the process is killed or the power goes. When it returns, `path` is the
     only file it leaves.""",
@@ -218,6 +219,7 @@ def _(save):
 exercise = Exercise(
     "04.2",
     "Fall back to the newest good file",
+    section="A flipped bit",
     task="""After a crash the newest checkpoint may be damaged. Write `newest_good(folder)`: among the files
     `step_NUMBER.pt` it finds the one with the highest number that is whole, and returns what is in it. When none is
     whole, it raises an error: a silent start from zero would be worse. It leaves all files where they are.""",
@@ -420,6 +422,7 @@ def _(newest_good):
 exercise = Exercise(
     "04.3",
     "Put `Training` around your loop",
+    section="The loop, finished",
     task="""This loop loses everything when it is stopped. Put `Training` around it (from `course_utils.checkpoints`),
     with model and optimizer as parts, so that a second call goes on from what is in `folder`. `evaluate(model)` is the
     `val_loss` of an epoch. It still returns the model of the last epoch, not the best one.""",
@@ -680,6 +683,7 @@ def _(train):
 exercise = Exercise(
     "04.4",
     "Stop politely",
+    section="The stop button",
     task="""Somebody presses the stop button in the middle of a step. Write `run(steps, save, asked)`: it does the steps
     (functions) one after the other. When `asked()` is true after a step, it calls `save(n)`, where n is the number of
     steps that are done, and ends; otherwise it saves once, at the end. It returns n.""",
@@ -908,6 +912,7 @@ def _(run):
 exercise = Exercise(
     "04.5",
     "A copy that you can trust",
+    section="Colab and Kaggle",
     task="""The machine may vanish, so each checkpoint is copied to a mounted drive, which sometimes fails. Write
     `mirror(path, folder, copy)`: it calls `copy(source, target)` and returns True when the folder then holds a file of
     the same name, equal byte for byte. When the copy fails or differs, it returns False, an older copy is still there,
@@ -1148,6 +1153,7 @@ def _(mirror):
 exercise = Exercise(
     "04.6",
     "Which files may go",
+    section="The loop, finished",
     task="""A folder fills up with checkpoints. Write `to_delete(names, best, keep)`: from the names in the folder it
     returns those that may go. It keeps the newest `keep` files `step_NUMBER.pt`, the file `best` wherever it stands,
     and every file that has another kind of name.""",

@@ -17,6 +17,7 @@ from course_utils.practice.toys import Net, answers, batch, moved, net, tensors
 exercise = Exercise(
     "02.1",
     "Load a model and use it",
+    section="Load into a new instance",
     task="""A colleague left the weights of a `Net` in a file. Write `load(path)`: it builds a `Net()`, gives it the
     weights, and returns the model ready to predict, on any computer. A file with other names in it must raise an error,
     and a file that wants to run a program must not get to run it.""",
@@ -221,6 +222,7 @@ def _(load):
 exercise = Exercise(
     "02.2",
     "Take a prefix off",
+    section="Missing and unexpected keys",
     task="""Weights from several GPUs have `module.` in front of every name. Write `without(state_dict, prefix)`: a new
     dictionary in which names that begin with the prefix have lost it, once. The middle of a name stays as it is, so do
     names without the prefix, and so does the dictionary that was given.""",
@@ -393,6 +395,7 @@ def _(without):
 exercise = Exercise(
     "02.3",
     "A warm start, and nothing silent",
+    section="The model changed: a warm start",
     task="""Your model has three classes, the file was made for two. Write `warm_start(model, state_dict)`: it loads
     everything but the last layer (`classifier.1.weight`, `classifier.1.bias`), leaves that one new, and returns the
     model. When any other name is missing in the file or left over, it raises an error.""",
@@ -662,6 +665,7 @@ def _(warm_start):
 exercise = Exercise(
     "02.4",
     "Plain values for the safe reader",
+    section="A pickle is a program",
     task="""`torch.load` refuses checkpoints with NumPy numbers or paths in them. Write `plain(metrics)`: a new
     dictionary in which every NumPy number has become the Python number of its kind, every path has become text, and
     everything else is as before.""",
@@ -835,6 +839,7 @@ def _(plain):
 exercise = Exercise(
     "02.5",
     "Find a flipped bit",
+    section="Damaged files",
     task="""`torch.load` does not compare the checksums that `torch.save` wrote. Write `load_whole(path)`: it returns
     what is in the file when every byte is right, and raises an error when the file is cut off or one bit in it has
     flipped.""",
@@ -969,6 +974,7 @@ def _(load_whole):
 exercise = Exercise(
     "02.6",
     "Repair: an evaluation that changes the model",
+    section="`eval()` forgotten",
     task="""This function measures the accuracy in the middle of a training. The number is wrong, another one each time,
     and afterwards the model is not what it was. Repair it: the accuracy in eval mode, no gradients, and at the end the
     model in the mode in which it came.""",

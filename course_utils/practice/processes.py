@@ -17,6 +17,7 @@ from course_utils.practice.questions import Prediction, question
 exercise = Exercise(
     "09.1",
     "The prefix of DDP",
+    section="A prefix, and a process that waits for ever",
     task="""`weights` is a state_dict that somebody saved from the DDP wrapper, or from the model itself. Write
     `without_prefix(weights)`: the same tensors, in the same order, under the names of the model itself. A model may
     have a layer that is called `module`, too.""",
@@ -104,6 +105,7 @@ def _(without_prefix):
 exercise = Exercise(
     "09.2",
     "The share of a process",
+    section="One model, two processes",
     task="""Write `share(length, epoch, number, count)`: a list of the indices that process `number` of `count` reads in
     an epoch, in order. All processes together read each of the `length` samples once (`count` divides `length`). Each
     epoch has another order, and a step of all processes together holds the samples that one process alone would have
@@ -208,6 +210,7 @@ def _(share):
 exercise = Exercise(
     "09.3",
     "Who computes, who writes",
+    section="A prefix, and a process that waits for ever",
     task="""At the end of an epoch, every process calls `end_epoch(number, loss, mean_of_all, save)`. `loss` is its own,
     `mean_of_all(value)` is a collective that returns the mean over all processes, and `save(value)` writes a
     checkpoint with this value. Write `end_epoch`: one checkpoint is written, with the mean, and every process returns
@@ -323,6 +326,7 @@ def _(end_epoch):
 exercise = Exercise(
     "09.4",
     "The global batch",
+    section="One model, two processes",
     task="""Write `make_loader(dataset, global_batch, number, count)`: the `DataLoader` of process `number` of `count`,
     with a `DistributedSampler` that shuffles. In each step, all processes together see `global_batch` samples, however
     many they are.""",
@@ -419,6 +423,7 @@ def _(make_loader):
 exercise = Exercise(
     "09.5",
     "How often to save",
+    section="The way up, on paper",
     task="""Write `save_every(size, speed, machines, between)`: how many seconds should pass between two saves, by
     Young's rule. The checkpoint has `size` bytes, the storage takes `speed` bytes a second, and one machine fails every
     `between` seconds.""",
@@ -488,6 +493,7 @@ def _(save_every):
 exercise = Exercise(
     "09.6",
     "First the hash, then the pickle",
+    section="What DCP leaves to you",
     task="""`folder` holds `manifest.json`, a dict {name of a file: its SHA-256 in hex}, and the files, one of which is
     `.metadata`, a pickle. Write `load(folder)`: it returns the unpickled content of `.metadata`, and raises
     `ValueError` when any file of the manifest is missing or is not as it was saved. No planted code may run.""",

@@ -19,6 +19,7 @@ from course_utils.practice.toys import Net, answers, batch, moved, net, same_bit
 exercise = Exercise(
     "01.1",
     "Keep the best weights",
+    section="Keeping the best epoch: the alias trap",
     task="""Your training has just reached its best epoch so far, and it goes on. Write `keep(model)`: it returns the
     weights as they are now, as a dictionary that `load_state_dict` accepts. Whatever happens to the model later, the
     dictionary must stay as it is.""",
@@ -150,6 +151,7 @@ def _(keep):
 exercise = Exercise(
     "01.2",
     "How large will the file be?",
+    section="Inside the file",
     task="""Before you save a model you want to know how much disk it needs. Write `bytes_of(model)`: the number of
     bytes of all the tensors that `torch.save(model.state_dict(), path)` writes, without the little that the zip around
     them takes. It must also be right for a model in 16 bits, and for one with frozen layers.""",
@@ -292,6 +294,7 @@ def _(bytes_of):
 exercise = Exercise(
     "01.3",
     "Save for a stranger",
+    section="Saving the whole model",
     task="""Write `save(model, path)`: it saves the weights so that `torch.load(path, weights_only=True)` reads them,
     on a computer that does not have your class. Later `load_state_dict` puts them into a new model. The function
     returns nothing.""",
@@ -476,6 +479,7 @@ def _(save):
 exercise = Exercise(
     "01.4",
     "Ten rows of a large table",
+    section="Inside the file",
     task="""You have a table with millions of rows and want to send the first `count` of them. Write
     `first_rows(table, count)`: the first `count` rows as a tensor of which `torch.save` writes only these rows, and
     not the whole table.""",
@@ -592,6 +596,7 @@ def _(first_rows):
 exercise = Exercise(
     "01.5",
     "One file for another person",
+    section="One file for another person",
     task="""Write `package(model, config, classes, accuracy)`: a dictionary with the keys `model_state_dict`, `config`,
     `classes`, `accuracy` and `torch` (the version). `torch.load(path, weights_only=True)` must accept what you return
     once it is saved. The accuracy comes from NumPy, and PyTorch's version is an object of a class of its own: both
@@ -854,6 +859,7 @@ def _(package):
 exercise = Exercise(
     "01.6",
     "Repair: a training that keeps the wrong epoch",
+    section="Keeping the best epoch: the alias trap",
     task="""This training should return the weights of the epoch with the lowest validation loss. It runs without an
     error, and three lines of it are wrong or missing. (`evaluate(model)` puts the model into eval mode and returns the
     validation loss.) Repair it.""",

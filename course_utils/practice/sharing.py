@@ -17,6 +17,7 @@ from course_utils.practice.toys import net, same_bits, seeded
 exercise = Exercise(
     "08.1",
     "Weights for others",
+    section="Two kinds of file",
     task="""Write `save_weights(model, path)`: the model's weights go into a safetensors file, each under its name,
     every bit as it is. Some tensors of the model may be views that are not contiguous.""",
     hint="""`save_file` takes a dictionary of contiguous tensors: `tensor.contiguous()` copies where it must. A
@@ -117,6 +118,7 @@ def _(save_weights):
 exercise = Exercise(
     "08.2",
     "Read a header by hand",
+    section="Two kinds of file",
     task="""Write `shapes_in(path)`: {name: shape as a list} of the tensors in a safetensors file, without the library.
     The first 8 bytes are the length of the header, the lowest byte first; then comes the header, JSON. An entry
     `__metadata__` may stand in it, and is no tensor.""",
@@ -200,6 +202,7 @@ def _(shapes_in):
 exercise = Exercise(
     "08.3",
     "What has happened to the folder?",
+    section="Why hashes",
     task="""`sums` is {name of a file: its SHA-256 as text}. Write `wrong_files(folder, sums)`: the sorted names of all
     files that were changed, are missing, or were added.""",
     hint="""A changed file has another `hashlib.sha256(path.read_bytes()).hexdigest()`. For missing and added ones,
@@ -296,6 +299,7 @@ def _(wrong_files):
 exercise = Exercise(
     "08.4",
     "A quarter of the bytes",
+    section="Smaller files",
     task="""Write `to_int8(weight)`: `(numbers, scale)` of a matrix (outputs, inputs). `numbers` is int8, rounded to the
     nearest; `scale` has the shape (outputs, 1), one for each row: its largest magnitude becomes 127. `numbers * scale`
     is nearly the weight. A row of zeros stays zeros, with a scale above zero.""",
@@ -382,6 +386,7 @@ def _(to_int8):
 exercise = Exercise(
     "08.5",
     "Only what was published",
+    section="The Hub",
     task="""`download()` returns the bytes of a safetensors file, and `published` is their SHA-256 as text. Write
     `load_pinned(download, published)`: the tensors, if the bytes are those; else a ValueError, and nothing is read as
     tensors.""",

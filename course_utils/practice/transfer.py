@@ -17,6 +17,7 @@ from course_utils.practice.toys import batch, moved, net, same_bits, tensors, tr
 exercise = Exercise(
     "05.1",
     "A new head",
+    section="Replace the head",
     task="""`model` is pretrained. Its head is `model.classifier`: a dropout and a linear layer for the old classes.
     Write `new_head(model, classes)`: it puts a new linear layer for your classes in the place of the old one and
     returns the model. Everything else stays as it is, also the dropout.""",
@@ -236,6 +237,7 @@ def _(new_head):
 exercise = Exercise(
     "05.2",
     "What the backbone sees",
+    section="What the backbone already knows",
     task="""Write `features_of(model, images)`: the features of a batch, that is what `model.features` gives, ready to
     train a new head on them. Two calls give the same features, no number in the model changes (its mode may), and the
     features carry no graph. A head must be able to learn from them.""",
@@ -390,6 +392,7 @@ def _(features_of):
 exercise = Exercise(
     "05.3",
     "The input that the weights expect",
+    section="Its own preprocessing",
     task="""Write `prepare(picture)`: a PIL picture becomes a batch of one, as the ImageNet weights of
     EfficientNet-Lite0 expect it. The right size and the right range of the pixels come with the weights,
     `EfficientNet_Lite0_Weights.IMAGENET1K_V1`.""",
@@ -519,6 +522,7 @@ def _(prepare):
 exercise = Exercise(
     "05.4",
     "Two learning rates",
+    section="Fine-tuning",
     task="""The backbone is good, the head is new. Write `optimizer_for(model)`: an `AdamW` that trains the
     parameters of `model.features` with a learning rate of 3e-5 and those of `model.classifier` with 3e-4.""",
     hint="""An optimizer takes a list of groups: `{"params": …, "lr": …}`, one dictionary for each part.""",
@@ -642,6 +646,7 @@ def _(optimizer_for):
 exercise = Exercise(
     "05.5",
     "Class weights",
+    section="Your own folder, and what ImageNet did not teach",
     task="""Your folder holds many images of one class and few of another. Write `class_weights(labels, classes)`: one
     weight for each class, number of images / (classes × images of the class), as floats. Each class appears at least
     once. So a rare class has a weight above 1, and a frequent one below.""",
@@ -728,6 +733,7 @@ def _(class_weights):
 exercise = Exercise(
     "05.6",
     "Repair: fine-tune, and keep the better",
+    section="Fine-tuning",
     task="""Fine-tuning may make a model worse. This function should return the model as it was before when the accuracy
     has gone down, and the tuned one when it is at least as good. `tune(model)` trains it in place, `evaluate(model)`
     gives its accuracy. Two things are wrong: repair them.""",

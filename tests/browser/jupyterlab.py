@@ -16,16 +16,12 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
+from browser.chromium import find_chromium
+
 ROOT = Path(__file__).resolve().parents[2]
 IDLE = '.jp-Notebook-ExecutionIndicator[data-status="idle"]'
 RUNNING_PROMPT = '.jp-InputPrompt:has-text("[*]")'
 SCROLLER = ".jp-NotebookPanel .jp-WindowedPanel-outer"
-
-
-def find_chromium() -> str | None:
-    """Where Chromium or Chrome is: the environment variable CHROMIUM, else what is on the PATH; None if nowhere."""
-    names = [os.environ["CHROMIUM"]] if "CHROMIUM" in os.environ else ["chromium", "chromium-browser", "google-chrome"]
-    return next(filter(None, map(shutil.which, names)), None)
 
 
 def copy_checkout(target: Path) -> Path:

@@ -10,13 +10,11 @@ import pytest
 from nbformat import v4
 from test_notebooks import PATHS, ROOT, code, tags
 
-pytest.importorskip("playwright", reason="playwright is missing: `make test-browser` installs it")
-
-from browser.jupyterlab import (  # noqa: E402
+from browser.chromium import find_chromium
+from browser.jupyterlab import (
     choose,
     copy_checkout,
     figures,
-    find_chromium,
     make_lab,
     open_notebook,
     open_page,
@@ -27,8 +25,8 @@ from browser.jupyterlab import (  # noqa: E402
     scroll_to_top,
     wait_until_done,
 )
-from course_utils.checkpoints import CheckpointFolder  # noqa: E402
-from course_utils.runtime import data_dir  # noqa: E402
+from course_utils.checkpoints import CheckpointFolder
+from course_utils.runtime import data_dir
 
 pytestmark = pytest.mark.skipif(
     find_chromium() is None,
