@@ -31,6 +31,22 @@ def get_device() -> torch.device:
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
+def join_processes() -> tuple[int, int]:
+    """Under `torchrun`, join the other processes; returns (the number of this one, how many there are), alone (0, 1).
+
+    nccl where each process of this machine has a GPU of its own, which `get_device` gives then, else gloo.
+    Source: https://docs.pytorch.org/docs/stable/elastic/run.html
+    """
+    if "LOCAL_RANK" not in os.environ:
+        return 0, 1
+    gpus, number = torch.cuda.device_count(), int(os.environ["LOCAL_RANK"])
+    if gpus:
+        torch.cuda.set_device(number % gpus)
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if gpus >= int(os.environ["LOCAL_WORLD_SIZE"]) else "gloo")
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
 @cache
 def fast_dtype(device: torch.device | str) -> torch.dtype | None:
     """The 16-bit type in which this device computes faster than in float32, for `torch.autocast`; None: there is none.

@@ -1,23 +1,30 @@
-"""Train cats against dogs from the command line, with checkpoints: python -m course_utils.train --help"""
+"""Train cats against dogs from the command line, with checkpoints: python -m course_utils.train --help
+
+In several processes: torchrun --nproc-per-node 2 -m course_utils.train --out DIR --epochs N
+"""
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from course_utils.checkpoints import CheckpointError, CheckpointFolder, Stopped, weights_sha256, whole_or_absent
 from course_utils.data import AUGMENT, CLASSES, ArchiveError, load_datasets, make_loader
 from course_utils.freezing import freeze, parameter_groups, unfreeze
 from course_utils.models import build_model, head_of
-from course_utils.runtime import get_device, seed_everything
+from course_utils.runtime import get_device, join_processes, seed_everything
 from course_utils.training import fit
+
+BATCH_SIZE = 32  # of all processes together
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line as a namespace; exits with a sentence when it is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m course_utils.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m course_utils.train", description=__doc__.splitlines()[0])
     parser.add_argument(
         "--out", type=_folder, required=True, metavar="DIR", help="folder for checkpoints and result.json"
     )
@@ -71,17 +78,27 @@ def build_optimizer(model: torch.nn.Module, model_name: str, freeze_backbone: bo
 
 
 def main(options: argparse.Namespace) -> dict:
-    """Train as the options say; returns what it also writes to DIR/result.json."""
+    """Train as the options say; returns what it also writes to DIR/result.json.
+
+    In several processes (torchrun), process 0 writes, and each takes its share of a batch.
+    """
+    number, count = join_processes()
     device = get_device()
     seed_everything(options.seed)
     model, transform = build_model(options.model, len(CLASSES))
+    model.to(device)
     optimizer = build_optimizer(model, options.model, options.freeze)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.epochs)
+    if number:
+        torch.distributed.barrier()  # until process 0 has drawn or downloaded the images
+        seed_everything(options.seed + 1000 * number)  # no two drop out the same
     train, val, _ = load_datasets(transform, options.per_class, options.data, AUGMENT, options.seed)
+    if count > 1 and not number:
+        torch.distributed.barrier()
     history = fit(
-        model.to(device),
+        model if count == 1 else DistributedDataParallel(model),
         optimizer,
-        make_loader(train, shuffle=True, seed=options.seed, workers=options.workers),
+        make_loader(train, max(1, BATCH_SIZE // count), True, options.seed, options.workers, count, number),
         make_loader(val, workers=options.workers),
         options.epochs,
         device,
@@ -91,7 +108,7 @@ def main(options: argparse.Namespace) -> dict:
         save_every=options.save_every,
         accept=["scheduler"],  # --epochs says how long it is, and may be raised
         about={key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()},
-        verbose=True,
+        verbose=number == 0,
     )
     best = max(history, key=lambda row: row["val_accuracy"])
     result = {
@@ -103,12 +120,15 @@ def main(options: argparse.Namespace) -> dict:
         "steps": history[-1]["step"],
         "history": history,
     }
-    with whole_or_absent(options.out / "result.json") as file:
-        file.write(f"{json.dumps(result, indent=2)}\n".encode())
+    if number == 0:
+        with whole_or_absent(options.out / "result.json") as file:
+            file.write(f"{json.dumps(result, indent=2)}\n".encode())
     return result
 
 
 if __name__ == "__main__":
+    if os.environ.get("RANK", "0") != "0":  # process 0 speaks for all
+        sys.stdout = open(os.devnull, "w")
     try:
         print(json.dumps({key: value for key, value in main(parse_arguments()).items() if key != "history"}))
     except Stopped as error:

@@ -17,6 +17,7 @@ from .rng import generators_in, put_state, restore_rng, rng_state, state_of
 
 PLAIN = (bool, int, float, str, type(None))
 HARMLESS = {"params", "lr", "initial_lr", "foreach", "fused", "capturable"}
+SHARE = {"rank", "num_replicas", "num_samples", "total_size"}  # of a sampler: of this process
 MOVING = {"last_epoch", "best", "num_bad_epochs", "cooldown_counter", "T_cur", "T_i", "scale"}  # of schedulers, scalers
 
 
@@ -34,12 +35,14 @@ def facts_of(part) -> dict:
 def facts_of_data(loader, order: bool = True) -> dict:
     """How many items in what batches, what a few of them look like; with `order`, also how they follow one another."""
     dataset, sampler = getattr(loader, "dataset", None), getattr(loader, "sampler", None)
-    facts = {"dataset": type(dataset or loader).__name__, **_settings(dataset)}
+    facts = {"dataset": type(loader if dataset is None else dataset).__name__, **_settings(dataset)}
     facts["classes"] = ", ".join(map(str, getattr(dataset, "classes", [])))
     facts["files"] = digest([_end_of(file) for file in getattr(dataset, "files", [])])
     if order:
-        facts |= {"batch size": getattr(loader, "batch_size", None), "drop_last": getattr(loader, "drop_last", None)}
-        facts |= {"sampler": type(sampler).__name__, **{f"sampler's {k}": v for k, v in _settings(sampler).items()}}
+        batch_size, processes = getattr(loader, "batch_size", None), getattr(sampler, "num_replicas", 1)
+        facts |= {"batch size": batch_size and batch_size * processes, "drop_last": getattr(loader, "drop_last", None)}
+        settings = {f"sampler's {key}": value for key, value in _settings(sampler).items() if key not in SHARE}
+        facts |= {"sampler": type(sampler).__name__, **settings}
         facts["generators"] = len(generators_in(loader))
     if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") and len(dataset):
         facts["items"] = len(dataset)

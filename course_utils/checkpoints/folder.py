@@ -63,7 +63,7 @@ class CheckpointFolder:
             raise ValueError(f"keep_last is {keep_last}, keep_best is {keep_best}; at least 1 of each must stay.")
         self.folder = Path(folder).expanduser()
         self.metric, self.mode = metric, mode
-        self.keep_last, self.keep_best = keep_last, keep_best
+        self.keep_last, self.keep_best, self.background = keep_last, keep_best, background
         self.mirror = Path(mirror).expanduser() if mirror else None
         self._mirror = Mirror(self.mirror) if mirror else None
         self._best_pattern = best_pattern(metric)

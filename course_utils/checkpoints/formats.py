@@ -1,8 +1,18 @@
 """Checkpoints of `Training`, of today and of before."""
 
+import platform
+
+import numpy as np
+import torch
+
 from .durable import CheckpointError
 
 FORMAT_VERSION = 3  # 1: no scaler, no circumstances; 2: of `fit` only, its data order a sampler's
+
+
+def versions() -> dict[str, str]:
+    """Of what writes a checkpoint now."""
+    return {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
 
 
 def in_today_s_format(checkpoint: dict) -> dict:

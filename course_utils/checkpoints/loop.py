@@ -1,23 +1,20 @@
 """A training loop of your own that can be killed anywhere, and goes on exactly. Source: notebook 04."""
 
-import platform
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-import numpy as np
-import torch
 
 from . import parts as parts_of
 from .circumstances import Circumstances, differences
 from .durable import CheckpointError
 from .facts import facts_of_data
 from .folder import CheckpointFolder
-from .formats import FORMAT_VERSION, in_today_s_format
+from .formats import FORMAT_VERSION, in_today_s_format, versions
 from .lock import FolderLock
 from .order import DataOrder, end_workers
+from .processes import Processes
 from .progress import Progress
-from .saves import Saves
+from .saves import Saves, folder_of
 from .stopping import Stopped, StopRequests
 
 
@@ -33,6 +30,8 @@ class Training:
         training.load_best()
 
     Killed or stopped anywhere and started again, it ends with the same weights and history as without, bit by bit.
+    Of several processes (torchrun), each takes the same `with`: process 0 writes, the others wait for it, all resume
+    from what it reads, and when one is asked to stop, all stop after the same step.
 
     folder: a path; or a `CheckpointFolder`, with its metric and mode, for a mirror or saves in the background; None
     counts without files. parts: {name: anything with `state_dict` and `load_state_dict`}: models, optimizers,
@@ -62,27 +61,21 @@ class Training:
         resume: bool = True,
         accept: Iterable[str] = (),
     ):
-        if isinstance(folder, CheckpointFolder) and (metric or folder.metric, mode or folder.mode) != (
-            folder.metric,
-            folder.mode,
-        ):
-            raise ValueError(f"The folder has metric {folder.metric!r} and mode {folder.mode!r}: say them once, there.")
         if save_every is not None and save_every < 1:
             raise ValueError(f"save_every is {save_every}; give a number of steps from 1 on.")
-        if isinstance(folder, (str, Path)):
-            folder = CheckpointFolder(folder, metric or "val_loss", mode)
-        self.folder = folder
+        self.folder = folder = folder_of(folder, metric, mode)
         self.parts = parts_of.checked(parts)
         self.config, self.save_every, self.resume = dict(config or {}), save_every, resume
         self._circumstances = Circumstances(self.parts, accept)
+        self._processes = Processes()
         self._progress = Progress()
         self._order = DataOrder()
-        self._signals = StopRequests()
+        self._signals = StopRequests(self._processes)
         self._loop = 0  # which call of `batches` in this epoch comes next
         self._in_step = False
         self._was_left = False  # in the middle of a step
         self._ended = False  # was `end_epoch` called in this epoch?
-        self._saves = Saves(folder, self._checkpoint)
+        self._saves = Saves(folder, self._checkpoint, self._processes)
         self._resumed: dict | None = None  # the checkpoint, until the place in the loop is found again
 
     @property
@@ -108,24 +101,26 @@ class Training:
     def __enter__(self) -> "Training":
         if not self.folder:
             return self
-        if not self.resume and not self.folder.is_empty():
+        by_first = self._processes.by_first
+        if not self.resume and not by_first(self.folder.is_empty):
             mirror = f", or its mirror {self.folder.mirror}," if self.folder.mirror else ""
             raise ValueError(
                 f"{self.folder.folder}{mirror} holds checkpoints of another training. Go on from them (resume=True, on "
                 f"the command line --resume), or use another folder."
             )
-        parts_of.warn_of_what_is_outside(self.parts)
+        if self._processes.is_first:
+            parts_of.warn_of_what_is_outside(self.parts)
         self._circumstances.compare("metric", {"name": self.folder.metric, "mode": self.folder.mode})
         self._fresh = parts_of.fresh_states(self.parts, self._circumstances.accept)
-        self.folder.make()
+        by_first(self.folder.make)
         self._lock = FolderLock(self.folder.folder)
-        self._lock.take()
+        by_first(self._lock.take)
         self._signals.__enter__()
         self._signals.must_wait()  # PyTorch reads a file by calling Python from C++, where an exception would abort
         try:
-            self.folder.prepare()
+            by_first(self.folder.prepare)
             self._saves.try_one()
-            self._go_on_from(self.folder.latest() if self.resume else None)
+            self._go_on_from(by_first(self.folder.latest) if self.resume else None)
             self._signals.may_come()
         except BaseException:
             self._signals.__exit__()
@@ -136,24 +131,28 @@ class Training:
     def __exit__(self, kind, error, traceback) -> None:
         if not self.folder:
             return
-        pressed_twice = self._signals.asked and error and not isinstance(error, Stopped)
+        in_order = error is None or isinstance(error, Stopped)
+        pressed_twice = self._signals.asked and not in_order
+        asked = None
         self._signals.must_wait()
         try:
             if error is None:
                 self._leave_step()
                 self._end_body() if self._ended else self._saves.save_what_is_done()
-                self.folder.wait()
+                self._processes.by_first(self.folder.wait)
             elif not (self._in_step or pressed_twice or isinstance(error, CheckpointError)):
                 self._saves.save_after(error)
+            if in_order:
+                asked = self._signals.agree()
         finally:
             self._signals.__exit__()
             self._lock.release()
-        if self._signals.asked and not pressed_twice:
+        if asked:
             saved = "Nothing was done yet" if self._saves.step is None else f"Saved step {self._saves.step}"
             raise Stopped(
                 f"Asked to stop by {self._signals.name}. {saved} in {self.folder.folder}: start again, with "
                 f"resume=True (on the command line --resume), to go on.",
-                self._signals.asked,
+                asked,
             ) from None
 
     def epochs(self, count: int, patience: int | None = None) -> Iterator[int]:
@@ -233,6 +232,7 @@ class Training:
     def end_epoch(self, metrics: dict) -> dict:
         """Write the epoch into the history, and compare it with the best; returns its row of the history.
 
+        Of several processes, the means are over what all have logged, and the metrics are those of process 0.
         Raises ValueError when the metric is missing or a value is no number, RuntimeError when no batch went through
         `batches`; what was trained is not lost then.
         """
@@ -240,7 +240,8 @@ class Training:
         if self._ended or not self._progress.has_begun_epoch:
             why = "was called before" if self._ended else "has seen no batch of training.batches(loader)"
             raise RuntimeError(f"end_epoch in epoch {self.epoch} {why}.")
-        row = self._progress.row(metrics)
+        sums = self._processes.gathered(self._progress.sums)
+        row = self._processes.by_first(lambda: self._progress.row(metrics, sums))
         if self.folder:
             self._progress.compare_with_best(row, self.folder.metric, self.folder.is_better)
         self.history.append(row)
@@ -252,7 +253,7 @@ class Training:
 
         Raises CheckpointError when no epoch has ended, or no best checkpoint can be read.
         """
-        checkpoint = self.folder.best()
+        checkpoint = self._processes.by_first(self.folder.best)
         if checkpoint is None:
             raise CheckpointError(f"{self.folder.folder} has no best checkpoint: no epoch with a {self.folder.metric}.")
         parts_of.load(self.parts, in_today_s_format(checkpoint))
@@ -267,36 +268,42 @@ class Training:
 
     def compare(self, name: str, facts: dict) -> None:
         """Facts, {name: plain value}, that must be the same at a resume. Raises CheckpointError with what differs."""
-        self._circumstances.compare(name, facts)
+        self._processes.by_first(lambda: self._circumstances.compare(name, facts))
+        self._circumstances.facts.setdefault(name, facts)
 
     def _checkpoint(self) -> dict:
-        """All of the training as it was after its last step, as tensors and plain values."""
+        """All of the training as it was after its last step, as tensors and plain values; in process 0."""
+        shares = self._processes.gathered({"rng": self._order.state, "sums": self._progress.sums})
+        if not self._processes.is_first:
+            return {"step": self.step}
         return {
             "format_version": FORMAT_VERSION,
             **parts_of.states(self.parts),
+            **({"other_processes": shares[1:]} if shares[1:] else {}),
             "rng": self._order.state,
             "step": self.step,
             "metrics": dict(self.history[-1]) if self.history else {},
             "training": self._progress.state,
             "circumstances": self._circumstances.state(),
             "config": self.config,
-            "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
+            "versions": versions(),
         }
 
     def _go_on_from(self, checkpoint: dict | None) -> None:
         place = self.folder.folder
         if checkpoint is None:
-            print(f"Training in {place}: a new one.")
-            return
-        self._resumed = checkpoint = in_today_s_format(checkpoint)
-        accepted = self._circumstances.compare_with(checkpoint["circumstances"], parts_of.names_in(checkpoint))
+            return self._processes.say(f"Training in {place}: a new one.")
+        checkpoint = in_today_s_format(checkpoint)
+        then, names = checkpoint["circumstances"], parts_of.names_in(checkpoint)
+        accepted = self._processes.by_first(lambda: self._circumstances.compare_with(then, names))
+        self._resumed = self._processes.own_share(checkpoint)
         self._put_back(keep=True)
         self._saves.step = self.step
         said = [f"resumed from {self.folder.loaded_from}, epoch {self.epoch}, step {self.step}"]
         said += [f"best {self.folder.metric} so far {self.best:.4g}"] if self.best is not None else []
-        said += accepted
+        said += self._processes.differing(checkpoint) + accepted
         said += [f"config differs ({line})" for line in differences(checkpoint["config"], self.config)]
-        print(f"Training in {place}: {'; '.join(said)}.")
+        self._processes.say(f"Training in {place}: {'; '.join(said)}.")
 
     def _put_back(self, keep: bool = False, but: object = None) -> None:
         """Everything as it was after the last step. keep: until the place in the loop is found again."""
@@ -327,7 +334,8 @@ class Training:
         if self.folder:
             if self.save_every and self.step % self.save_every == 0:
                 self._saves.save()
-            self.folder.check()
+            if self.folder.background:
+                self._processes.by_first(self.folder.check)
         self._signals.may_come()
 
     def _leave_step(self) -> None:

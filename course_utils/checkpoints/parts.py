@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from .durable import CheckpointError
+from .processes import without_wrapper
 from .snapshots import tensors_in
 
 
@@ -15,7 +16,7 @@ def checked(parts: dict) -> dict:
     for name, part in parts.items():
         if part is not None and not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
             raise ValueError(f"The part {name!r} is a {type(part).__name__}, which has no state_dict to save.")
-    return {name: part for name, part in parts.items() if part is not None}
+    return {name: without_wrapper(part) for name, part in parts.items() if part is not None}
 
 
 def warn_of_what_is_outside(parts: dict) -> None:

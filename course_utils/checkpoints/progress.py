@@ -42,10 +42,16 @@ class Progress:
             total, weights = self.sums.get(name, (0.0, 0))
             self.sums[name] = (total + float(value) * weight, weights + weight)
 
-    def row(self, metrics: dict) -> dict:
-        """The epoch's row of the history. Raises ValueError for a value that is no number."""
-        means = {name: total / weights for name, (total, weights) in self.sums.items() if weights}
-        row = {"epoch": self.epoch, "step": self.step, **means}
+    def row(self, metrics: dict, sums: list[dict]) -> dict:
+        """The epoch's row of the history, with the means over the `sums` of all processes.
+
+        Raises ValueError for a value that is no number.
+        """
+        row = {"epoch": self.epoch, "step": self.step}
+        for name in dict.fromkeys(name for one in sums for name in one):
+            totals, weights = zip(*(one[name] for one in sums if name in one))
+            if sum(weights):
+                row[name] = sum(totals) / sum(weights)
         for name, value in metrics.items():
             try:
                 row[name] = value if isinstance(value, int) else float(value)

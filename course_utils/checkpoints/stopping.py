@@ -4,6 +4,8 @@ import os
 import signal
 import threading
 
+from .processes import Processes
+
 
 class Stopped(KeyboardInterrupt):
     """A training that was asked to stop, between two steps. As a KeyboardInterrupt it passes `except Exception`.
@@ -21,13 +23,16 @@ class StopRequests:
 
     A second one ends at once, whatever runs: it finds the handlers that were there before. A signal that was ignored
     (by nohup, or in a shell's background) stays ignored. Only the main thread gets signals; in another thread the block
-    changes nothing. Source: https://docs.python.org/3/library/signal.html
+    changes nothing. Of several processes, all raise Stopped at the same `may_come`, whichever was asked.
+    Source: https://docs.python.org/3/library/signal.html
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-    def __init__(self):
+    def __init__(self, processes: Processes):
+        self.processes = processes
         self.asked: int | None = None  # the number of the signal
+        self._heard = False  # by this process
         self._must_wait = False
         self._before = {}
 
@@ -44,11 +49,12 @@ class StopRequests:
         self._before = {}
 
     def _note(self, number: int, _) -> None:
-        if os.getpid() != self._process or self.asked:  # a process forked from this one, or the second press
+        if os.getpid() != self._process or self._heard:  # a process forked from this one, or the second press
             self.__exit__()
             signal.raise_signal(number)
             return
-        self.asked = number
+        self._heard = True
+        self.asked = self.asked or number
         if not self._must_wait:
             self.check()
 
@@ -66,6 +72,15 @@ class StopRequests:
         self._must_wait = True
 
     def may_come(self) -> None:
-        """Stopped may be raised again, and is, if a signal came in the meantime."""
-        self._must_wait = False
-        self.check()
+        """Stopped may be raised again, and is, if a signal came in the meantime. Of several processes none may raise it
+        alone, so it waits for the next `may_come` of all."""
+        self._must_wait = self.processes.count > 1
+        if self.agree():
+            self.check()
+
+    def agree(self) -> int | None:
+        """The signal that has asked this process or another one, None if there was none yet."""
+        agreed = self.processes.highest(self.asked or 0)
+        if agreed:  # else leave `asked` alone: a signal may have come just now, and counts the next time
+            self.asked = agreed
+        return agreed or None

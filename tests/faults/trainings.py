@@ -18,7 +18,10 @@ from course_utils.training import fit
 
 # A server with everything imported, from which a new process is forked: it starts in milliseconds, without threads.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["torch", "torchvision", "course_utils.training", "course_utils.models"])
+PROCESSES.set_forkserver_preload(
+    ["torch", "torchvision", "course_utils.training", "course_utils.models", "torch.distributed.checkpoint"]
+    + ["torch.distributed.tensor", "torch.distributed.fsdp"]
+)
 
 TO_TENSOR = v2.Compose([v2.Resize((8, 8)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
 AUGMENT = v2.Compose([v2.RandomResizedCrop(12, scale=(0.6, 1.0)), v2.RandomHorizontalFlip()])

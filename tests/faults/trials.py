@@ -116,3 +116,10 @@ def error_of(folder: CheckpointFolder, checkpoint: dict, ask: int = 0) -> str:
     except CheckpointError as error:
         return str(error)
     return ""
+
+
+def flip_a_bit(path: Path) -> None:
+    """In the middle of the file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
