@@ -51,6 +51,22 @@ class Processes:
             raise told[1]
         return told[0]
 
+    def by_all(self, work: Callable) -> list:
+        """What `work` returns in each process, by number, in every process. An error of one is raised in every one."""
+        if self.count == 1:
+            return [work()]
+        answer, error = None, None
+        try:
+            answer = work()
+        except Exception as caught:
+            error = caught
+        told = [None] * self.count
+        distributed.all_gather_object(told, (answer, _sendable(error)), group=self._group)
+        for _, one in told:
+            if one:
+                raise one
+        return [one for one, _ in told]
+
     def gathered(self, value) -> list | None:
         """The value of every process, by number, in process 0; None in the others."""
         if self.count == 1:

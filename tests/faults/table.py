@@ -8,7 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from faults import calls, copies, damage, disk, foreign_project, kills, mirrors, promises, reads, rivals, signals
+from faults import (
+    calls,
+    copies,
+    damage,
+    disk,
+    foreign_project,
+    kills,
+    mirrors,
+    promises,
+    reads,
+    rivals,
+    shards,
+    signals,
+)
 from faults.trials import OUTCOMES, TRIED, WRONG, NotPossibleHere
 
 
@@ -43,6 +56,10 @@ KINDS = [
     Kind("SIGTERM and Ctrl-C with workers", signals.signals, (signals.KINDS[1:3],), (signals.KINDS * 2,)),
     Kind("workers ended in a step", signals.in_a_step, (6,), (1,)),
     Kind("copies for a background save", copies.copies),
+    Kind("shards: one or all killed at any instant", shards.kills, (3,), (100,)),
+    Kind("shards: killed at each call of a save", shards.kills_at_every_call, (25,), (1,)),
+    Kind("shards: each file damaged or planted", shards.damaged, (400,), (10,)),
+    Kind("shards: full disk", shards.full_disks, (10,), (1,)),
     Kind("any sequence of saves and damage", promises.sequences, (40,), (500,)),
 ]
 

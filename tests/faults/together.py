@@ -54,10 +54,11 @@ class Together:
             raise Wrong(f"still running after {seconds} s: {self.answers}")
         return self.answers
 
-    def kill(self) -> None:
-        for process in self.processes:
-            process.kill()
-            process.join()
+    def kill(self, *numbers: int) -> None:
+        """All of them, or those with these numbers."""
+        for number in numbers or range(len(self.processes)):
+            self.processes[number].kill()
+            self.processes[number].join()
 
 
 def _join(pipe, meeting: Path, number: int, count: int, seconds: float, function: Callable, arguments: tuple) -> None:
