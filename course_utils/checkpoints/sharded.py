@@ -115,7 +115,8 @@ class ShardedFolder:
                 self._processes.by_first(lambda path=path, error=error: _warn_and_set_aside(path, error))
                 continue
             try:
-                dcp.load(state, checkpoint_id=path, **self._dcp)
+                with _quiet():
+                    dcp.load(state, checkpoint_id=path, **self._dcp)
             except CheckpointException as error:
                 first = next(iter(error.failures.values()))[0]
                 raise CheckpointError(f"{path} is whole and does not fit what it is loaded into: {first}") from error
@@ -220,7 +221,8 @@ class ShardedFolder:
         """A failed save leaves nothing; its error is a CheckpointError, as far as it can be one."""
         failure = None
         try:
-            yield
+            with _quiet():
+                yield
         except CheckpointException as error:  # no Exception, and it holds those of all processes
             failures = [one for one, _ in error.failures.values()]
             failure = next((one for one in failures if isinstance(one, CheckpointError)), failures[0])
@@ -247,6 +249,14 @@ class _Writer(dcp.FileSystemWriter):
     def finish(self, metadata, results) -> None:
         with explained(self._what):
             super().finish(metadata, results)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """One process is what is meant, where there is one."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+        yield
 
 
 def _step_of(path: Path) -> int:

@@ -25,7 +25,7 @@ from faults.together import Together, join
 from faults.trainings import PROCESSES
 from faults.trials import EXACT, FELL_BACK, REFUSED, Wrong, count, promise, same
 
-SHAPE = (64, 50)
+SHAPE = (60, 50)
 
 
 def expected(step: int) -> dict:
