@@ -5,6 +5,7 @@ from course_utils.practice import checkpoints as checkpoints
 from course_utils.practice import freezing as freezing
 from course_utils.practice import interrupted as interrupted
 from course_utils.practice import loading as loading
+from course_utils.practice import processes as processes
 from course_utils.practice import saving as saving
 from course_utils.practice import sharing as sharing
 from course_utils.practice import transfer as transfer
@@ -24,4 +25,5 @@ LESSONS = {  # the notebooks that they are written into
     "06_freezing_layers": freezing,
     "07_frozen_backbones": backbones,
     "08_sharing_models": sharing,
+    "09_more_than_one_process": processes,
 }
