@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 # The notebooks are compared with what they print for drawn images and one thread.
 COMPARED = COURSE_DATA=drawn OMP_NUM_THREADS=1
 # The long ones first, so that the two processes end at about the same time.
-LONG = $(wildcard notebooks/0[3-8]*.ipynb)
+LONG = $(wildcard notebooks/09*.ipynb notebooks/0[3-8]*.ipynb)
 NBVAL = $(BIN)/python -m pytest --nbval $(LONG) $(filter-out $(LONG),$(wildcard notebooks/*.ipynb notebooks/practice/*.ipynb)) \
 	-p no:cacheprovider -n 2 --dist loadscope --no-loadscope-reorder --nbval-cell-timeout 300
 

@@ -19,6 +19,7 @@ SERIES = [
     "06_freezing_layers",
     "07_frozen_backbones",
     "08_sharing_models",
+    "09_more_than_one_process",
 ]
 MACHINE_PATH = re.compile(r"/(?:home|root|Users|tmp|work|usr|opt|content|var)/[\w.-]+|[A-Z]:\\\w+|site-packages")
 HIDDEN_TAGS = {"nbval-ignore-output", "nbval-skip"}
