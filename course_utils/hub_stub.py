@@ -88,7 +88,8 @@ class _Handler(BaseHTTPRequestHandler):
                 files.pop(line["value"]["path"], None)
         digest = hashlib.sha1(repr([*self.repositories[repository], sorted(files.items())]).encode()).hexdigest()
         self.repositories[repository][digest] = files
-        self._answer({"commitOid": digest, "commitUrl": f"http://{self.headers['Host']}/{repository}/commit/{digest}"})
+        # Version 1.0 of the library takes this address apart by the name of the real Hub.
+        self._answer({"commitOid": digest, "commitUrl": f"https://huggingface.co/{repository}/commit/{digest}"})
 
     def _parts(self) -> list[str]:
         return [unquote(part) for part in self.path.partition("?")[0].strip("/").split("/")]
