@@ -11,7 +11,7 @@ NBVAL = $(BIN)/python -m pytest --nbval $(LONG) $(filter-out $(LONG),$(wildcard 
 	-p no:cacheprovider -n 2 --dist loadscope --no-loadscope-reorder --nbval-cell-timeout 300
 
 .PHONY: lab test bench benchmark faults test-browser test-floors test-gpu test-notebooks test-other-cpu test-two-threads
-.PHONY: notebooks site badges openings times lint
+.PHONY: notebooks site bench-environment badges openings times lint
 
 lab: $(VENV)/ready          ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
@@ -50,6 +50,9 @@ benchmark: $(VENV)/ready    ## the time that saving and loading take, against th
 
 bench: drawn                ## how fast the course's ways are, against the tutorial's and against a bare minimum
 	$(BIN)/python benchmarks/speed.py
+
+bench-environment:          ## how long a fresh environment takes by uv, against pip alone: some minutes, 3 GB twice
+	$(PYTHON) benchmarks/environment.py
 
 lessons-on-photos: drawn    ## which way wins, on drawn images and on photos: the table in data/README.md
 	$(BIN)/python benchmarks/conclusions.py

@@ -8,6 +8,9 @@ does makes a run slower, never faster. Nothing is asserted: speed depends on the
 DataLoader with 4 workers that opens, crops and flips each file anew in each epoch, float32, training and validation in
 turn. Its batches of 4 are 32 here, which is kinder to it.
 
+The rows of saves are those of checkpoints.py for 100 MB, which says how they are measured. timm's loader is compared
+where timm is installed (`pip install timm`).
+
 Usage: python benchmarks/speed.py [ROW …], where a row is the name of a function below (default: all of them).
 """
 
@@ -17,19 +20,26 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from contextlib import redirect_stdout
 from pathlib import Path
+from statistics import mean, median
 
+import checkpoints
 import torch
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
+from torchvision.transforms._presets import ImageClassification
 
 from course_utils.checkpoints import CheckpointFolder
-from course_utils.data import AUGMENT, load_datasets, make_loader
-from course_utils.freezing import cache_features
+from course_utils.data import AUGMENT, CatsAndDogs, load_datasets, make_loader
+from course_utils.data.views import CropAndFlip
+from course_utils.freezing import cache_features, fast_copy
 from course_utils.models import EfficientNet_Lite0_Weights, SmallCNN, efficientnet_lite0, replace_head
 from course_utils.runtime import fast_dtype, get_device, seed_everything
 from course_utils.training import evaluate, fit, train_one_epoch
@@ -38,6 +48,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = EfficientNet_Lite0_Weights.IMAGENET1K_V1
 TRANSFORM = WEIGHTS.transforms(crop_size=128, resize_size=128)
 TUTORIAL = v2.Compose([v2.RandomResizedCrop(128), v2.RandomHorizontalFlip(), TRANSFORM])
+TUTORIALS_CROP = CropAndFlip(128, scale=(0.08, 1), ratio=(3 / 4, 4 / 3))  # RandomResizedCrop's own numbers
 TRAIN, VAL, TEST, EPOCHS = 160, 40, 360, 25
 
 
@@ -98,17 +109,20 @@ def train_as_the_tutorial(model, train, val, epochs=EPOCHS, frozen=True) -> nn.M
     return model
 
 
-def train_the_head(model, train, val) -> nn.Module:
-    """Features once, then as many epochs and updates on them, and the validation of each epoch."""
+def train_the_head(model, train, val, views=0) -> nn.Module:
+    """Features once, then as many epochs and updates on them, and the validation of each epoch.
+
+    views=EPOCHS: each epoch has its own augmented images, as in the tutorial's manner.
+    """
     backbone = nn.Sequential(model.features, model.avgpool)
-    loaders = [
-        DataLoader(cache_features(backbone, dataset), batch_size=32, shuffle=shuffle)
-        for dataset, shuffle in ((train, True), (val, False))
-    ]
+    train_features = cache_features(backbone, train, views=views, workers=2 if views else 0).tensors
+    epochs = [TensorDataset(*part) for part in zip(*(tensor.split(len(train)) for tensor in train_features))]
+    val_loader = DataLoader(cache_features(backbone, val), batch_size=32)
     optimizer = torch.optim.AdamW(model.classifier.parameters(), lr=1e-3)
-    for _ in range(EPOCHS):
-        train_one_epoch(model.classifier, loaders[0], optimizer)
-        evaluate(model.classifier, loaders[1])
+    for epoch in range(EPOCHS):
+        loader = DataLoader(epochs[epoch % len(epochs)], batch_size=32, shuffle=True)
+        train_one_epoch(model.classifier, loader, optimizer)
+        evaluate(model.classifier, val_loader)
     return model
 
 
@@ -127,15 +141,24 @@ def head() -> None:
             for batch in batches:
                 reference(batch)
 
+    augmented = CatsAndDogs(train.files, TRANSFORM, TUTORIALS_CROP)
     ours, forward = fastest(3, lambda: train_the_head(models[1], train, val), one_pass)
     models[1] = train_the_head(pretrained(), train, val)
+    views = seconds(lambda: models.append(train_the_head(pretrained(), augmented, val, EPOCHS)))
     accuracies = [evaluate(model, make_loader(test))[1] for model in models]
-    note = f"{tutorial:.1f} s, {ours:.2f} s; accuracy on {TEST} others {accuracies[0]:.1%}, {accuracies[1]:.1%}"
-    within = accuracies[1] >= accuracies[0] - 0.01
-    what = f"{EPOCHS} epochs of a frozen backbone's head, {TRAIN} + {VAL} files to a validated head"
-    row(what, "the tutorial's manner", tutorial / ours, "≥ 60 × less time", tutorial / ours >= 60 and within, note)
+    for seconds_of_ours, accuracy, what, bar in (
+        (ours, accuracies[1], "without augmentation (the tutorial's manner augments)", 60),
+        (views, accuracies[2], f"the tutorial's augmentation too: views={EPOCHS}", None),
+    ):
+        ratio = tutorial / seconds_of_ours
+        note = (
+            f"{tutorial:.1f} s, {seconds_of_ours:.2f} s; accuracy on {TEST} others {accuracies[0]:.1%}, {accuracy:.1%}"
+        )
+        what = f"{EPOCHS} epochs of a frozen backbone's head, {TRAIN} + {VAL} files to a validated head; {what}"
+        met = accuracy >= accuracies[0] - 0.01 and (not bar or ratio >= bar)
+        row(what, "the tutorial's manner", ratio, f"≥ {bar} × less time" if bar else "like with like", met, note)
     name = "bfloat16" if dtype else "float32 (no fast bfloat16 here)"
-    row("the same", f"one {name}, channels_last pass, decoded", ours / forward, "≤ 2", ours <= 2 * forward,
+    row("the first of these", f"one {name}, channels_last pass, decoded", ours / forward, "≤ 2", ours <= 2 * forward,
         f"{ours:.2f} s, {forward:.2f} s")  # fmt: skip
 
 
@@ -171,21 +194,87 @@ def decode(file: Path) -> None:
         picture.convert("RGB")
 
 
+def head_on(loader: Iterable, passes: int, backbone: nn.Module, held: TensorDataset) -> float:
+    """Mean accuracy of five heads, trained on what the loader gives in so many passes, on held-out features."""
+    with torch.no_grad():
+        batches = [(backbone(images).flatten(1), labels) for _ in range(passes) for images, labels in loader]
+    seen = TensorDataset(*map(torch.cat, zip(*batches)))
+    accuracies = []
+    for seed in range(5):
+        seed_everything(seed)
+        model = nn.Linear(1280, 2)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        for _ in range(10):
+            train_one_epoch(model, make_loader(seen, shuffle=True, seed=seed), optimizer)
+        accuracies.append(evaluate(model, make_loader(held))[1])
+    return mean(accuracies)
+
+
 def pipeline() -> None:
-    train, _, _ = all_images()
-    loader = make_loader(train, shuffle=True, workers=2)
-    from_memory = make_loader(train.decoded(), shuffle=True, workers=2)
+    """The same files and the same augmentation through three loaders, which start their workers anew each time."""
+    train, val, test = all_images()
+    files = train.take(31 * 32).files
+    preset = ImageClassification(crop_size=128, resize_size=128)
+    ours = make_loader(CatsAndDogs(files, preset, TUTORIALS_CROP), shuffle=True, workers=2)
+    normalise = transforms.Normalize(preset.mean, preset.std)
+    steps = [transforms.RandomResizedCrop(128), transforms.RandomHorizontalFlip(), transforms.ToTensor(), normalise]
+
+    def folder(transform=None) -> ImageFolder:
+        found = ImageFolder(files[0].parent.parent, transform)
+        found.samples = [(str(file), label) for file, label in zip(files, ours.dataset.labels)]
+        return found
+
+    loaders = {"torchvision": DataLoader(folder(transforms.Compose(steps)), 32, shuffle=True, num_workers=2)}
+    try:
+        from timm.data import create_loader
+    except ModuleNotFoundError:
+        print("timm's loader was not measured: `pip install timm`, and run again.", file=sys.stderr)
+    else:  # without its colours changed: like with like
+        loaders["timm"] = create_loader(
+            folder(), (3, 128, 128), 32, is_training=True, use_prefetcher=False, color_jitter=0, num_workers=2,
+            persistent_workers=False,
+        )  # fmt: skip
+    actions = [lambda loader=loader: [None for _ in loader] for loader in (ours, *loaders.values())]
     with multiprocessing.Pool(2) as pool:
-        first, later, alone = fastest(
-            3,
-            lambda: [None for _ in loader],
-            lambda: [None for _ in from_memory],
-            lambda: pool.map(decode, train.files, chunksize=32),
-        )
-    each = 1000 / len(train)
-    note = f"{first * each:.2f}, {alone * each:.2f} ms an image; {later * each:.2f} ms when decoded before"
-    row("decode, crop, flip, resize, normalise, collate; 2 workers", "PIL decoding alone, 2 processes", first / alone,
-        "≤ 1.3", first <= 1.3 * alone, note)  # fmt: skip
+        *times, alone = fastest(7, *actions, lambda: pool.map(decode, files, chunksize=32))
+    each = [1000 * one / len(files) for one in (*times, alone)]
+    backbone = nn.Sequential(pretrained().features, nn.AdaptiveAvgPool2d(1))
+    held = cache_features(backbone, CatsAndDogs(val.files + test.files, preset))
+    backbone = fast_copy(backbone)
+    accuracies = [head_on(loader, 3, backbone, held) for loader in (ours, loaders["torchvision"])]
+    others = ", ".join(f"{name} {one:.2f}" for name, one in zip(loaders, each[1:]))
+    note = (
+        f"{each[0]:.2f} ms an image; {others}; a head on it {accuracies[0]:.1%}, on torchvision's {accuracies[1]:.1%}"
+    )
+    ratio = times[0] / min(times[1:])
+    met = ratio <= 0.95 and accuracies[0] >= accuracies[1] - 0.005
+    what = "decode, crop, flip, resize, normalise, collate; 2 workers"
+    row(what, f"the faster of {' and '.join(loaders)}", ratio, "≤ 0.95", met, note)
+    row("the same", "PIL decoding alone, 2 processes", times[0] / alone, "for orientation", True, f"{each[-1]:.2f} ms")
+
+
+class Thumbnail(nn.Module):
+    """A backbone that costs next to nothing, as one does on a GPU."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images[:, :, ::32, ::32]
+
+
+def features() -> None:
+    """The preparation of the input alone; then EfficientNet-Lite0, which wants the same two cores."""
+    train = all_images()[0].with_transform(WEIGHTS.transforms())
+    light, heavy = Thumbnail(), nn.Sequential(pretrained().features, nn.AdaptiveAvgPool2d(1))
+    actions = [
+        lambda backbone=backbone, workers=workers: cache_features(backbone, train, workers=workers)
+        for backbone in (light, heavy)
+        for workers in (0, 2)
+    ]
+    times = fastest(3, *actions)
+    ratio = times[0] / times[1]
+    each = [f"{1000 * one / len(train):.2f}" for one in times]
+    note = f"{each[0]}, {each[1]} ms an image; with EfficientNet-Lite0 on the same cores {each[2]}, {each[3]}"
+    row("`cache_features` at 224 px, input alone, 2 workers", "without workers", ratio, "≥ 1.6 × less time",
+        ratio >= 1.6, note)  # fmt: skip
 
 
 # --- the loop --------------------------------------------------------------------------------------------------------
@@ -251,6 +340,21 @@ def notebooks() -> None:
         nbval <= 3 * start_up, note)  # fmt: skip
 
 
+# --- saves -----------------------------------------------------------------------------------------------------------
+
+
+def saves() -> None:
+    """In a process of their own, whose memory is managed in another way (see checkpoints.py)."""
+    new_process = multiprocessing.get_context("spawn").Pool(1, initializer=checkpoints.always_take_new_memory)
+    with tempfile.TemporaryDirectory(dir=ROOT) as place, new_process as pool:
+        times = pool.apply(checkpoints.measure, (100, Path(place)))
+    for heading, (measured, against, bar) in checkpoints.RATIOS.items():
+        if measured in ("epoch that is the best", "background save"):
+            low, middle = (of(times[measured]) / of(times[against]) for of in (checkpoints.lower_quartile, median))
+            note = f"100 MB: {checkpoints.lower_quartile(times[measured]):.0f} ms; by the medians {middle:.2f}"
+            row(heading.split(" / ")[0], against, low, f"≤ {bar}", max(low, middle) <= bar, note)
+
+
 def growth() -> None:
     """How time and memory grow with the number of images: see growth.py."""
     subprocess.run([sys.executable, ROOT / "benchmarks" / "growth.py"], check=True)
@@ -283,17 +387,20 @@ def gpu() -> None:
         torch.cuda.synchronize()
 
     def cached():
-        cache_features(nn.Sequential(model.features, model.avgpool), train.decoded(), "cuda")
+        cache_features(nn.Sequential(model.features, model.avgpool), train.decoded(), "cuda", workers=os.cpu_count())
 
     times = fastest(3, forward, full, cached)
     speeds = [count / each for count, each in zip((1024, 1024, len(train)), times)]
     print(
         f"\nGPU {torch.cuda.get_device_name()}: forward {speeds[0]:,.0f}, full training {speeds[1]:,.0f}, "
-        f"features of decoded images {speeds[2]:,.0f} images/s at 224 px."
+        f"features of decoded images {speeds[2]:,.0f} images/s at 224 px, with {os.cpu_count()} workers."
     )
 
 
-ROWS = {function.__name__: function for function in (head, finetuning, pipeline, loop, notebooks, growth, gpu)}
+ROWS = {
+    function.__name__: function
+    for function in (head, finetuning, pipeline, features, loop, notebooks, saves, growth, gpu)
+}
 
 if __name__ == "__main__":
     print("| what | against | ratio | bar | met | measured |\n|---|---|---:|---|---|---|", flush=True)

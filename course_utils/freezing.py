@@ -1,13 +1,14 @@
 """Freeze, unfreeze, parameter groups, frozen statistics. Source: notebook 06.
 
-Cached features, `cache_features` and `fast_copy`, stand in features.py, and are handed on here.
+`cache_features` of features.py and `fast_copy` of fusing.py are handed on here.
 """
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from course_utils.features import cache_features, fast_copy
+from course_utils.features import cache_features
+from course_utils.fusing import fast_copy
 
 __all__ = [
     "cache_features",

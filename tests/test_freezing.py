@@ -16,6 +16,7 @@ from torch.nn.utils import spectral_norm as old_spectral_norm
 from torch.nn.utils import weight_norm as old_weight_norm
 from torch.utils.data import TensorDataset
 from torchvision.transforms import v2
+from torchvision.transforms._presets import ImageClassification
 
 from course_utils import features
 from course_utils.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
@@ -366,6 +367,16 @@ def test_views_are_the_augmented_images_of_the_first_epochs(model):
     features, labels = cache_features(nn.Flatten(), Pictures(), views=2).tensors
     assert torch.equal(features, torch.cat([IMAGES + 1, IMAGES + 2]).flatten(1))
     assert labels.tolist() == [*range(6), *range(6)]
+
+
+def test_workers_prepare_the_images_and_the_features_are_the_same_bits(photos):
+    backbone = settled(nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2)))
+    preset = ImageClassification(crop_size=24, resize_size=28)
+    for dataset in (CatsAndDogs(photos, preset, AUGMENT), CatsAndDogs(photos, v2.Compose(TENSOR), AUGMENT), Pictures()):
+        for views in (0, 2):
+            alone, helped = (cache_features(backbone, dataset, views=views, workers=workers) for workers in (0, 2))
+            assert all(map(torch.equal, alone.tensors, helped.tensors))
+            assert len(alone) == max(views, 1) * len(dataset)
 
 
 class Kept:

@@ -30,7 +30,7 @@ package using the following command.
 
 
 @pytest.mark.parametrize(
-    "said, answer",  # what venv and pip 23.2 said when each was provoked
+    "said, answer",  # what venv, pip 23.2 and uv 0.13 said when each was provoked
     [
         (DEBIAN, "sudo apt install python3"),
         ("/usr/bin/python3: No module named venv", "sudo apt install python3"),
@@ -52,10 +52,12 @@ package using the following command.
         ),
         (NOTHING_FOUND, "There is no such package for Python"),
         ("Error: [Errno 30] Read-only file system: '/x/venv'", "cannot be written to"),
+        ("error: failed to write to file\n  cause: No space left on device (os error 28)", "The disk is full"),
+        ("error: failed to create directory\n  cause: Permission denied (os error 13)", "cannot be written to"),
         ("ERROR: something that nobody has met yet", "look above for the first line with ERROR"),
     ],
 )
-def test_what_venv_and_pip_say_has_an_answer_in_one_line(said, answer, tmp_path):
+def test_what_venv_pip_and_uv_say_has_an_answer_in_one_line(said, answer, tmp_path):
     sentence = make_environment.answer(said, str(tmp_path))
     assert answer in sentence and sentence.endswith("then run this again.") and "\n" not in sentence
 
@@ -87,6 +89,54 @@ def test_an_old_python_reads_far_enough_to_say_that_it_is_too_old(monkeypatch, t
         runpy.run_path(str(SCRIPT), run_name="__main__")
 
 
+UV_OFFLINE = "error: Request failed after 3 retries in 11.3s\n  cause: Connection refused (os error 111)"
+UV_CERTIFICATE = "error: Failed to fetch: https://pypi.org/simple/\n  cause: invalid peer certificate: UnknownIssuer"
+UV_DISK = "error: failed to write to file\n  cause: No space left on device (os error 28)"
+NO_UV = "ERROR: No matching distribution found for uv"
+
+
+@pytest.mark.parametrize(
+    "by_pip, by_uv, then",
+    [
+        ([None], [None], None),
+        ([NO_UV, None], [], None),
+        ([f"{RETRY} 'NewConnectionError'\n{NO_UV}"], [], "The package index does not answer"),
+        ([None, None], [UV_CERTIFICATE], None),
+        ([None, "SSLError"], [UV_CERTIFICATE], "The certificate of the package index is not trusted"),
+        ([None, f"{RETRY} 'NewConnectionError'"], [UV_OFFLINE], "The package index does not answer"),
+        ([None, f"{RETRY} 'ProxyError'"], [UV_OFFLINE], "The proxy lets nothing through"),
+        ([None], [UV_DISK], "The disk is full"),
+    ],
+)
+def test_where_uv_cannot_be_had_or_fails_pip_does_it_and_says_what_is_wrong(monkeypatch, tmp_path, by_pip, by_uv, then):
+    def fails(*command, environment=None):
+        return (by_uv if "--python" in command else by_pip).pop(0)
+
+    monkeypatch.setattr(make_environment, "fails", fails)
+    if then:
+        with pytest.raises(SystemExit, match=then):
+            make_environment.install(str(tmp_path), sys.executable, "numpy")
+    else:
+        make_environment.install(str(tmp_path), sys.executable, "numpy")
+    assert by_pip == by_uv == [], "something was not tried"
+
+
+def test_uv_asks_whom_pip_would_ask(monkeypatch, tmp_path):
+    (tmp_path / "pip.conf").write_text(
+        "[global]\nindex-url = https://one/simple\nextra-index-url =\n    https://two\n    https://three\n"
+        "find-links = /a /b\n[install]\nconstraint = /caps.txt\n"
+    )
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    monkeypatch.setenv("PIP_FIND_LINKS", "/c /d")
+    monkeypatch.setenv("PIP_CERT", "/school.pem")
+    found = make_environment.settings_for_uv(sys.executable)
+    assert found["UV_INDEX"] == "https://two https://three" and found["UV_FIND_LINKS"] == "/c,/d"
+    assert found["UV_DEFAULT_INDEX"] == "https://one/simple" and found["SSL_CERT_FILE"] == "/school.pem"
+    assert found["UV_CONSTRAINT"] == "/caps.txt"
+
+
 @pytest.fixture
 def make(monkeypatch, tmp_path):
     """Make an environment in `tmp_path`/venv with stand-ins for venv and pip; returns the commands."""
@@ -95,7 +145,7 @@ def make(monkeypatch, tmp_path):
     def make(die_at=None, works=True):
         commands = []
 
-        def run(_, *command):
+        def fails(*command, environment=None):
             commands.append(command)
             if "venv" in command:
                 folder.mkdir(exist_ok=True)
@@ -107,7 +157,8 @@ def make(monkeypatch, tmp_path):
                 raise InterruptedError("killed")
 
         with monkeypatch.context() as patched:
-            patched.setattr(make_environment, "run", run)
+            patched.setattr(make_environment, "fails", fails)
+            patched.setattr(make_environment, "settings_for_uv", lambda _: {})
             patched.setattr(make_environment, "works", lambda _: works)
             make_environment.main(str(folder), floors=False)
         return commands
@@ -120,7 +171,7 @@ def cleared(commands):
     return any("--clear" in command for command in commands)
 
 
-@pytest.mark.parametrize("die_at", ["venv", "pip"])
+@pytest.mark.parametrize("die_at", ["venv", "pip", "--python"])
 def test_an_interrupted_environment_is_not_believed_in_but_made_anew(make, die_at):
     with pytest.raises(InterruptedError):
         make(die_at)
@@ -169,7 +220,8 @@ def test_a_folder_of_other_files_is_left_alone(make):
 
 
 def test_the_floors_are_the_oldest_versions_that_requirements_txt_allows(monkeypatch, tmp_path):
-    monkeypatch.setattr(make_environment, "run", lambda *_: None)
+    monkeypatch.setattr(make_environment, "fails", lambda *_, **__: None)
+    monkeypatch.setattr(make_environment, "settings_for_uv", lambda _: {})
     monkeypatch.chdir(ROOT)
     make_environment.main(str(tmp_path / "venv"), floors=True)
     floors = (tmp_path / "venv" / "floors.txt").read_text(encoding="utf-8")

@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "course_utils"
 
 # Each imports only those before it. README shows the same order.
-ORDER = ["runtime", "checkpoints", "data", "features", "freezing", "heads", "models", "training", "plots", "train"]
-ORDER += ["inspect", "cards", "sharing", "hub_stub", "practice"]
+ORDER = ["runtime", "checkpoints", "data", "fusing", "features", "freezing", "heads", "models", "training", "plots"]
+ORDER += ["train", "inspect", "cards", "sharing", "hub_stub", "practice"]
 
 
 def imported(path: Path) -> set[str]:
