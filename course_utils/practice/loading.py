@@ -872,8 +872,8 @@ def load_whole(path):
 
 
 @exercise.mistake(
-    """It is the wrong way round: `testzip()` returns `None` for a good file. Raise the error when it is *not*
-    `None`."""
+    """It is the wrong way round: `testzip()` returns `None` for a good file. Raise the error when it is *not* `None`
+    (with `assert`: `assert … is None`)."""
 )
 def load_whole(path):
     if zipfile.ZipFile(path).testzip() is None:
@@ -931,15 +931,6 @@ def load_whole(path):
 def load_whole(path):
     if zipfile.ZipFile(path).testzip() is not None:
         return ValueError("damaged")
-    return torch.load(path, weights_only=True)
-
-
-@exercise.mistake(
-    """`testzip()` returns `None` for a good file, and `assert` stops at `None`. It is the other way round: `assert
-    zipfile.ZipFile(path).testzip() is None`."""
-)
-def load_whole(path):
-    assert zipfile.ZipFile(path).testzip()
     return torch.load(path, weights_only=True)
 
 
