@@ -1269,6 +1269,15 @@ def to_delete(names, best, keep):
     return [name for name in ours[: len(ours) - keep] if name != best]
 
 
+@exercise.mistake(
+    """With `keep=0` nothing may go in your answer: `[:-0]` is `[:0]`, and that is empty. Count from the front, `[:
+    len(names) - keep]`."""
+)
+def to_delete(names, best, keep):
+    ours = deleting(cut=lambda n, keep: n, spare_best=False)(names, best, keep)
+    return [name for name in ours[:-keep] if name != best]
+
+
 @exercise.probe(f"what may go of {', '.join(FILES)}, with the best step_11.pt and keep=2")
 def _(to_delete):
     return sorted(to_delete(list(FILES), "step_11.pt", 2))
@@ -1279,9 +1288,9 @@ def _(to_delete):
     return sorted(to_delete(list(FILES), "step_8.pt", 2))
 
 
-@exercise.probe("the same with keep=1, and with keep=9")
+@exercise.probe("the same with keep=1, with keep=9, and with keep=0")
 def _(to_delete):
-    return [sorted(to_delete(list(FILES), "step_8.pt", keep)) for keep in (1, 9)]
+    return [sorted(to_delete(list(FILES), "step_8.pt", keep)) for keep in (1, 9, 0)]
 
 
 @exercise.probe("the same, with a file step_final.pt as well")
