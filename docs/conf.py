@@ -19,6 +19,7 @@ GENERATED = {  # what stands for <!-- generated: … --> in the pages of docs/
     "contents": pages.contents,
     "cards": pages.cards,
     "mistakes": pages.mistakes,
+    "reference": pages.reference,
     "errors of lessons": errors.of_lessons,
     "errors of course_utils": errors.of_course_utils,
 }

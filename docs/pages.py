@@ -64,6 +64,16 @@ def cards() -> str:
     return "::::{grid} 1 2 3 3\n:gutter: 2\n\n" + "\n\n".join(cards) + "\n::::"
 
 
+def reference() -> str:
+    """The API pages: each room of course_utils, with what its wing hands on."""
+    rooms = [path for path in sorted((ROOT / "course_utils").iterdir()) if not path.name.startswith("_")]
+    blocks = []
+    for room in rooms:
+        options = "\n   :imported-members:" if room.is_dir() else ""
+        blocks.append(f"## {room.stem}\n\n```{{eval-rst}}\n.. automodule:: course_utils.{room.stem}{options}\n```")
+    return "\n\n".join(blocks)
+
+
 # --- the glossary, both ways ------------------------------------------------------------------------------------------
 def glossary_with_anchors(text: str) -> str:
     """The glossary with links to the very section of a lesson, and to the very exercise."""
@@ -110,9 +120,10 @@ def _mistakes_of(exercise: Exercise, stem: str) -> list[str]:
     for wrong, reason in exercise.wrong:
         probes = zip(exercise.probes, expected)  # tried only as far as the one that tells it
         told_by = next(what for (what, probe), right in probes if not same(_outcome(probe, wrong), right))
-        answer = html.escape(source(wrong), quote=False)
-        code = f"<details><summary>The wrong answer</summary>\n\n<pre>{answer}</pre>\n\n</details>"
-        lines += [reason, f"*What tells it*: {told_by}.", code]
+        lines += [reason, f"*What tells it*: {told_by}."]
+        if wrong.__name__ == exercise.stub.__name__:  # written out, and not made by a short function for several
+            answer = html.escape(source(wrong), quote=False)
+            lines.append(f"<details><summary>The wrong answer</summary>\n\n<pre>{answer}</pre>\n\n</details>")
     return lines
 
 
