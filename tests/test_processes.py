@@ -14,18 +14,17 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from faults.together import Together
+from faults.trials import flip_a_bit
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-pytest.importorskip("fcntl", reason="Windows has neither these signals nor gloo by a file")
+from course_utils import train as command_line
+from course_utils.checkpoints import CheckpointError, CheckpointFolder, Stopped, Training, durable, lock, weights_sha256
+from course_utils.data import EpochSampler, make_loader
 
-from faults.together import Together  # noqa: E402
-from faults.trials import flip_a_bit  # noqa: E402
-
-from course_utils import train as command_line  # noqa: E402
-from course_utils.checkpoints import CheckpointError, CheckpointFolder, Stopped, Training, durable, lock, weights_sha256  # noqa: E402  # noqa: E402
-from course_utils.data import EpochSampler, make_loader  # noqa: E402
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has neither these signals nor gloo by a file")
 
 EPOCHS, STEPS = 3, 4  # of each epoch
 
