@@ -252,6 +252,12 @@ exercise.mistake(
 )(comparing(digest=lambda path: hashlib.sha256(path.read_bytes()[:64]).hexdigest()))
 
 
+@exercise.mistake("""You have found them all. Their names are not in order: `sorted(…)` puts them into one.""")
+def wrong_files(folder, sums):
+    there = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in Path(folder).iterdir()}
+    return [name for name in sums if sums[name] != there.get(name)] + [name for name in there if name not in sums]
+
+
 def a_release():
     folder = Path("release")
     folder.mkdir(exist_ok=True)
