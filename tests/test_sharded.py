@@ -15,6 +15,7 @@ from faults.together import Together  # noqa: E402
 from faults.trials import flip_a_bit, same  # noqa: E402
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save  # noqa: E402
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict  # noqa: E402
+from torch.distributed.device_mesh import init_device_mesh  # noqa: E402
 from torch.distributed.fsdp import fully_shard  # noqa: E402
 
 from course_utils.checkpoints import CheckpointError, sharded  # noqa: E402
@@ -199,7 +200,8 @@ def build(shards):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 1))
     if shards:
-        fully_shard(model)
+        mesh = init_device_mesh("cpu", (distributed.get_world_size(),))  # without it, on a GPU where there is one
+        fully_shard(model, mesh=mesh)
     return model, torch.optim.Adam(model.parameters(), lr=0.05)
 
 

@@ -19,8 +19,8 @@ exercise = Exercise(
     "The prefix of DDP",
     section="A prefix, and a process that waits for ever",
     task="""`weights` is a state_dict that somebody saved from the DDP wrapper, or from the model itself. Write
-    `without_prefix(weights)`: the same tensors, in the same order, under the names of the model itself. A model may
-    have a layer that is called `module`, too.""",
+    `without_prefix(weights)`: the same tensors, in the same order, under the names of the model itself. A name from the
+    wrapper may hold `module.` twice, because a layer inside can be called so, too.""",
     hint="""`"module.0.weight".removeprefix("module.")` takes one prefix away, and only from the front.""",
     shows="""One leading `module.` is gone, where there was one, and nothing else has changed.""",
 )
