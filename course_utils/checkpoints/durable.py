@@ -137,9 +137,14 @@ def remove(path: Path) -> None:
     finally:
         if descriptor is not None:
             try:
-                _thread.start_new_thread(os.close, (descriptor,))  # threading.Thread takes four times as long
+                _thread.start_new_thread(_close, (descriptor,))  # threading.Thread takes four times as long
             except RuntimeError:  # no thread can be had now
-                os.close(descriptor)
+                _close(descriptor)
+
+
+def _close(descriptor: int) -> None:
+    with suppress(OSError):  # of a file that is removed, nothing more can be lost
+        os.close(descriptor)
 
 
 def listed(folder: Path) -> list[Path]:
