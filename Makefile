@@ -16,7 +16,7 @@ NBVAL = $(BIN)/python -m pytest --nbval $(LONG) $(filter-out $(LONG),$(wildcard 
 lab: $(VENV)/ready          ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
 
-test: lint drawn             ## every test, the notebooks included
+test: lint drawn            ## every test, the notebooks included
 	$(COMPARED) $(BIN)/python -m pytest tests -n 2 --dist worksteal
 	$(MAKE) test-notebooks
 

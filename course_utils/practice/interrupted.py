@@ -972,8 +972,8 @@ exercise.mistake(
     copy to another name, compare, then `os.replace`."""
 )(mirroring(aside=False))
 exercise.mistake(
-    """A copy with a wrong byte was called good: it has the right size. Compare the bytes, not only how many there
-    are."""
+    """A copy with a wrong byte was called good: it has the right size and time. Compare the bytes (`filecmp.cmp` does
+    that only with `shallow=False`)."""
 )(mirroring(compare="size"))
 exercise.mistake("""A copy with too few bytes was called good, since nothing was compared. Read it back and
     compare.""")(mirroring(compare="exists"))
@@ -1009,6 +1009,7 @@ def mirrored(mirror, drive):
             raise OSError("the drive is not connected")
         wrong = {"cuts": content[:5], "flips a bit": b"X" + content[1:]}
         Path(target).write_bytes(wrong.get(drive, content))
+        shutil.copystat(source, target)  # same size, same time: whoever compares those alone is fooled
 
     try:
         result = mirror("run/last.pt", "drive", copy)

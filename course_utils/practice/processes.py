@@ -23,6 +23,7 @@ exercise = Exercise(
     wrapper may hold `module.` twice, because a layer inside can be called so, too.""",
     hint="""`"module.0.weight".removeprefix("module.")` takes one prefix away, and only from the front.""",
     shows="""One leading `module.` is gone, where there was one, and nothing else has changed.""",
+    idle="""A text never changes itself: `name.removeprefix(prefix)` gives a new one. Return a new dictionary.""",
 )
 
 
@@ -114,6 +115,7 @@ exercise = Exercise(
     order like cards: `order[number::count]`.""",
     shows="""Every sample is read once in each epoch, in a new order, and the global batches are those of one
     process.""",
+    idle="""Every process still reads everything, in the same order: return the share of this one.""",
 )
 
 
@@ -218,6 +220,7 @@ exercise = Exercise(
     hint="""A collective waits until every process has called it. So it must not stand below an `if` that asks for the
     number.""",
     shows="""All computed the mean together, process 0 wrote it once, and nobody waits for ever.""",
+    idle="""Every process still returns its own loss, and nothing is saved.""",
 )
 
 
@@ -334,6 +337,7 @@ exercise = Exercise(
     itself.""",
     shows="""With one, two or four processes, a step holds the same number of samples, and each is read by one
     process.""",
+    idle="""Every process still reads the whole dataset: the `DataLoader` needs a `sampler`.""",
 )
 
 
@@ -430,6 +434,7 @@ exercise = Exercise(
     hint="""Young: the square root of 2 × (seconds to write) × (seconds between two failures *of the whole*). Ten
     machines fail ten times as often as one.""",
     shows="""More machines save more often, larger checkpoints less often, and both only by the square root.""",
+    idle="""The seconds are still the same for every size: return what the formula gives.""",
 )
 
 
@@ -500,6 +505,7 @@ exercise = Exercise(
     hint="""`hashlib.sha256(content).hexdigest()`. Check the files of the *manifest*, all of them, before
     `pickle.loads`. A file that is missing raises `FileNotFoundError` when you read it: make it a `ValueError`.""",
     shows="""Every file is compared first, the pickle is opened last, and nothing that was planted ran.""",
+    idle="""A changed file is still unpickled. Where is it compared with the manifest?""",
 )
 
 

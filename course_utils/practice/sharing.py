@@ -124,6 +124,7 @@ exercise = Exercise(
     `__metadata__` may stand in it, and is no tensor.""",
     hint="""`int.from_bytes(content[:8], "little")`, then `json.loads` of as many bytes after the eighth.""",
     shows="""You have read a model's file with nothing but JSON: nothing in it could have run.""",
+    idle="""Return the dictionary: each name, with the `shape` that its entry has.""",
 )
 
 
@@ -208,6 +209,7 @@ exercise = Exercise(
     hint="""A changed file has another `hashlib.sha256(path.read_bytes()).hexdigest()`. For missing and added ones,
     look at both sets of names.""",
     shows="""Changed, missing, added: nothing gets past you, and nothing that is right is accused.""",
+    idle="""Return the names, in a list.""",
 )
 
 
@@ -312,6 +314,7 @@ exercise = Exercise(
     hint="""`weight.abs().amax(dim=1, keepdim=True)` is the largest magnitude of each row. Dividing zero by zero gives
     `nan`: `clamp(min=1e-12)` helps.""",
     shows="""A byte for each weight, and no weight is off by more than half a step of its row.""",
+    idle="""The scale is still 1 for each row, and the numbers are the weights themselves.""",
 )
 
 
@@ -399,6 +402,7 @@ exercise = Exercise(
     hint="""Keep the bytes in a variable: `content = download()`. What you hash and what you load must be the same
     bytes. `safetensors.torch.load(content)` reads them.""",
     shows="""What was hashed is what was loaded, and a changed file got no further than its hash.""",
+    idle="""Whatever comes down is still loaded. Where are the bytes compared with `published`?""",
 )
 
 

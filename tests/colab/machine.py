@@ -86,6 +86,7 @@ class Machine:
 
     repository: what git finds at `address`, the one of the set-up cell.
     drive: the folder that plays the reader's Drive; None: the reader says no when Colab asks for it.
+    photos: the address of their archive; without it, its images are drawn.
     kaggle: it is one of Kaggle. internet: False: it has no network.
     """
 
@@ -96,6 +97,7 @@ class Machine:
         address: str,
         repository: Path,
         drive: Path | None = None,
+        photos: str | None = None,
         kaggle: bool = False,
         internet: bool = True,
     ):
@@ -106,7 +108,8 @@ class Machine:
         for empty in (self.content, folder / "root", startup):
             empty.mkdir(parents=True)
         shutil.copytree(environment, self.environment, symlinks=True, copy_function=os.link)  # pip changes no old file
-        self.environ = {**clean_environ(), "COURSE_DATA": "drawn", "IPYTHONDIR": str(folder / "ipython")}
+        images = {"COURSE_ARCHIVE_URL": photos} if photos else {"COURSE_DATA": "drawn"}
+        self.environ = {**clean_environ(), **images, "IPYTHONDIR": str(folder / "ipython")}
         if kaggle:
             shutil.rmtree(site_packages(self.environment) / "google" / "colab")
             self.environ |= {

@@ -1,19 +1,31 @@
 """The notebooks in Colab and Kaggle, on emulated machines: with Drive, without it, after a machine was lost, offline.
 
 Outputs are not compared, because another IPython prints them. The set-up cell installs for real, which needs a network.
+
+With Drive, each notebook has photos, as a reader in Colab has: they come over HTTP from an archive in the real layout,
+made of drawn images, stored as JPEG, with the real one's troubles. COURSE_TEST_ARCHIVE=FILE.zip serves another one, for
+instance the real one.
 """
 
+import io
+import os
 import re
 import shutil
 import tomllib
+import zipfile
+from pathlib import Path
 
 import maintain
 import nbformat
 import pytest
+from archive_server import serve
 from nbclient.exceptions import CellExecutionError, DeadKernelError
+from PIL import Image
 
 from colab.machine import ROOT, Machine, NotPossibleHere, can_be_emulated, make_environment, site_packages, snapshot
+from course_utils.data import find_images
 
+PER_CLASS = 500  # what the notebooks ask for
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 ASKING_FOR_DRIVE = [path for path in PATHS if re.search(r"(drive|kept)_dir\(\)", path.read_text(encoding="utf-8"))]
 FOUND = """
@@ -54,6 +66,28 @@ def drive(tmp_path):
     return tmp_path / "drive"
 
 
+def drawn_archive(folder):
+    path = folder / "cats_and_dogs.zip"
+    with zipfile.ZipFile(path, "w") as target:
+        for file in find_images(PER_CLASS, source="drawn"):
+            jpeg = io.BytesIO()
+            with Image.open(file) as image:
+                image.save(jpeg, format="JPEG")
+            target.writestr(f"PetImages/{file.parent.name}/{file.stem}.jpg", jpeg.getvalue())
+        for name in ("Cat", "Dog"):
+            target.writestr(f"PetImages/{name}/666666.jpg", b"")
+            target.writestr(f"PetImages/{name}/Thumbs.db", b"not an image")
+    return path
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """The address of a zip in the layout of kagglecatsanddogs_5340.zip."""
+    path = Path(os.environ.get("COURSE_TEST_ARCHIVE") or drawn_archive(tmp_path_factory.mktemp("archive")))
+    with serve(path) as server:
+        yield server.url
+
+
 def read(path):
     """The notebook, and the names of the errors that its saved outputs show, by cell."""
     notebook = nbformat.read(path, as_version=4)
@@ -91,8 +125,9 @@ def run_all(machine, path, place="/content"):
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
-def test_it_runs_to_its_end_with_drive(path, new_machine, drive, tmp_path):
-    text = run_all(new_machine(tmp_path, drive), path)
+def test_it_runs_to_its_end_with_drive_and_photos(path, new_machine, drive, photos, tmp_path):
+    text = run_all(new_machine(tmp_path, drive, photos=photos), path)
+    assert "Images: photos" in text
     kept = list(drive.glob("MyDrive/course_checkpoints/*/step_*.pt"))
     assert ("Mounted at /content/drive" in text) == bool(kept) == (path in ASKING_FOR_DRIVE)
 
