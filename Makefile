@@ -16,8 +16,9 @@ NBVAL = $(BIN)/python -m pytest --nbval $(LONG) $(filter-out $(LONG),$(wildcard 
 lab: $(VENV)/ready          ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
 
+# Three processes on two cores: many a test waits for one that it has started or killed.
 test: lint drawn            ## every test, the notebooks included
-	$(COMPARED) $(BIN)/python -m pytest tests -n 2 --dist worksteal
+	$(COMPARED) $(BIN)/python -m pytest tests -n 3 --dist worksteal
 	$(MAKE) test-notebooks
 
 test-notebooks: drawn       ## run the notebooks and compare what they print
