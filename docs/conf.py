@@ -47,7 +47,7 @@ add_module_names = False
 autodoc_typehints = "signature"
 
 html_theme = "sphinx_book_theme"
-html_static_path = ["_static"]
+html_static_path, html_favicon = ["_static"], "_static/icon.svg"
 html_css_files, html_js_files = ["course.css"], ["course.js"]
 html_baseurl = maintain.site_of(REPOSITORY.removeprefix("https://github.com/"))
 html_copy_source = True
@@ -114,6 +114,8 @@ def docstring(app, what, name, obj, options, lines):
         elif line and code and not line.startswith("    ") or re.match(r"[a-z_]+: |Raises |Source: ", line):
             text.append("")
         code = line.startswith("    ") or code and not line
+        if command := re.match(r"(.*?)((?:python -m|torchrun) .+)", line):
+            line = f"{command[1]}``{command[2]}``"
         text.append(line if code else re.sub(r"^([a-z_]+): ", r"`\1`: ", line).replace("*", r"\*"))
     lines[:] = re.sub(r'notebook (\d\d),\s+section\s+"([^"]+)"', to_section, "\n".join(text)).split("\n")
 

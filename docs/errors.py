@@ -50,7 +50,7 @@ def _block(entry: dict, places: list[Said]) -> str:
     stops = [one.text for one in places if one.stopped]
     printed = [line for line in "\n".join(one.text for one in places).splitlines() if begins in line]
     # Of what is printed, the longest line; what stands before the name of the error is not part of it.
-    message = stops[0] if stops else re.sub(r"^.*?(?=\w+Error: )", "", max(printed, key=len).strip())
+    message = stops[0] if stops else re.sub(r"^.*?(?=\b\w+Error: )", "", max(printed, key=len).strip(), count=1)
     line = next(line for line in message.splitlines() if begins in line).strip()
     heading = re.split(r"(?<=\w)\. ", line)[0]  # what is pasted into a search lies within it
     heading = heading if len(heading) <= 110 else heading[:110].rsplit(" ", 1)[0] + " …"

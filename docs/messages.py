@@ -40,11 +40,12 @@ def _of_module(path: Path) -> Iterator[Message]:
         name = ast.unparse(said.func)
         if isinstance(node, ast.Raise) or name == "warnings.warn":
             text = reader.text(said.args[0])
-            if len([word for word in text.split() if word.strip("….:;")]) >= 4:
+            words = [word for word in text.split() if word.strip("….:;")]
+            if len(words) >= 4 and text.endswith((".", "…", "?")):  # else a part of a sentence of others
                 kind = {"warnings.warn": "warning", "kind": "ArchiveError"}.get(name, name)
                 yield Message(room, kind.removeprefix("argparse."), text)
-        elif name == "explained":  # with one of the reasons
-            yield Message(room, "CheckpointError", f"{reader.text(said.args[0])}: ….")
+        elif name == "explained" and (text := reader.text(said.args[0])) != "…":  # with one of the reasons
+            yield Message(room, "CheckpointError", f"{text}: ….")
     if room == "checkpoints.durable":
         for reason in REASONS.values():
             yield Message(room, "CheckpointError", f"…: {reason}.")
