@@ -1,7 +1,6 @@
 """Features of a frozen backbone: computed once, by a faster copy of it, and kept in a file. Source: notebook 07."""
 
 import hashlib
-import math
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -91,7 +90,7 @@ def _pieces(batch: Tensor) -> tuple[Tensor, ...]:
     What a layer computes then stays below the 32 MB from which malloc asks the system for new memory each time, and
     gives it back: that takes half as long again as the pass itself. Source: mallopt(3), M_MMAP_THRESHOLD.
     """
-    return batch.chunk(math.ceil(batch.numel() / 1_400_000)) if batch.device.type == "cpu" else (batch,)
+    return batch.chunk(1 + batch.numel() // 1_400_000) if batch.device.type == "cpu" else (batch,)
 
 
 def _kept_features(file: Path) -> dict | None:

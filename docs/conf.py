@@ -114,9 +114,10 @@ def docstring(app, what, name, obj, options, lines):
         elif line and code and not line.startswith("    ") or re.match(r"[a-z_]+: |Raises |Source: ", line):
             text.append("")
         code = line.startswith("    ") or code and not line
-        if command := re.match(r"(.*?)((?:python -m|torchrun) .+)", line):
-            line = f"{command[1]}``{command[2]}``"
-        text.append(line if code else re.sub(r"^([a-z_]+): ", r"`\1`: ", line).replace("*", r"\*"))
+        if not code:
+            line = re.sub(r"^([a-z_]+): ", r"`\1`: ", line).replace("*", r"\*")
+            line = re.sub(r"((?:python -m|torchrun) .+)", r"``\1``", line)  # a command, to the end of its line
+        text.append(line)
     lines[:] = re.sub(r'notebook (\d\d),\s+section\s+"([^"]+)"', to_section, "\n".join(text)).split("\n")
 
 
