@@ -41,7 +41,7 @@ from course_utils.data import AUGMENT, CatsAndDogs, load_datasets, make_loader
 from course_utils.data.views import CropAndFlip
 from course_utils.freezing import cache_features, fast_copy
 from course_utils.models import EfficientNet_Lite0_Weights, SmallCNN, efficientnet_lite0, replace_head
-from course_utils.runtime import fast_dtype, get_device, seed_everything
+from course_utils.runtime import fast_dtype, seed_everything
 from course_utils.training import evaluate, fit, train_one_epoch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -365,40 +365,8 @@ def growth() -> None:
 
 
 def gpu() -> None:
-    """Images a second of frozen, head-only and full training, against the backbone's own forward pass on the GPU."""
-    if get_device().type != "cuda":
-        print("\nGPU: not measured, there is none here.")
-        return
-    train = all_images()[0].with_transform(WEIGHTS.transforms())
-    batches = torch.randn(8, 128, 3, 224, 224, device="cuda").to(torch.bfloat16)
-    labels = torch.zeros(128, dtype=torch.long, device="cuda")
-    model = pretrained().to("cuda", memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-
-    def forward():
-        with torch.inference_mode(), torch.autocast("cuda", fast_dtype("cuda")):
-            for batch in batches:
-                model.features(batch.contiguous(memory_format=torch.channels_last))
-        torch.cuda.synchronize()
-
-    def full():
-        for batch in batches:
-            with torch.autocast("cuda", fast_dtype("cuda")):
-                loss = F.cross_entropy(model(batch.contiguous(memory_format=torch.channels_last)), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        torch.cuda.synchronize()
-
-    def cached():
-        cache_features(nn.Sequential(model.features, model.avgpool), train.decoded(), "cuda", workers=os.cpu_count())
-
-    times = fastest(3, forward, full, cached)
-    speeds = [count / each for count, each in zip((1024, 1024, len(train)), times)]
-    print(
-        f"\nGPU {torch.cuda.get_device_name()}: forward {speeds[0]:,.0f}, full training {speeds[1]:,.0f}, "
-        f"features of decoded images {speeds[2]:,.0f} images/s at 224 px, with {os.cpu_count()} workers."
-    )
+    """On a GPU, images a second: see gpu.py."""
+    subprocess.run([sys.executable, ROOT / "benchmarks" / "gpu.py"], check=True)
 
 
 ROWS = {

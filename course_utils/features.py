@@ -16,7 +16,7 @@ from course_utils.checkpoints import (
     save_checkpoint,
     weights_sha256,
 )
-from course_utils.data.views import collate
+from course_utils.data.views import Pixels, collate_pixels
 from course_utils.fusing import eval_copy, fast_copy, generators_kept, noise_like
 from course_utils.runtime import fast_dtype
 
@@ -57,20 +57,22 @@ def cache_features(
         key = _key(backbone, dataset, images, device, views)
         if kept and kept["key"] == key:
             return TensorDataset(kept["features"], kept["labels"])
+    with generators_kept():  # before there are workers: the look at the backbone wants all cores
+        example, _ = default_collate([dataset[images[0]]])
+        fast = fast_copy(backbone, noise_like(example)).to(device)
     # Its own generator: a loader without one draws a number from the generator that the training uses.
     loader = DataLoader(
         dataset,
-        batch_size=32,
+        batch_size=32 if device.type == "cpu" else 128,  # a GPU that gets more at once waits less for the CPU
         sampler=images,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=collate_pixels,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),
     )
     dtype, labels = fast_dtype(device), []
-    for batch, its_labels in loader:
-        if not labels:
-            fast = fast_copy(backbone, noise_like(batch)).to(device)
+    for batch in loader:
+        batch, its_labels = batch.to(device) if isinstance(batch, Pixels) else batch
         batch = batch.to(device, non_blocking=batch.is_pinned())
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
             found = torch.cat([fast(images).flatten(1).float().cpu() for images in _pieces(batch)])

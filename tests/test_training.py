@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -468,9 +469,12 @@ def test_batchnorm_that_was_frozen_by_hand_stays_frozen_when_its_part_is_freed()
 COMMAND = [sys.executable, "-m", "course_utils.train", "--data", "drawn", "--per-class", "60"]
 
 
+ON_THE_CPU = os.environ | {"CUDA_VISIBLE_DEVICES": ""}  # two runs on a GPU differ: see tests/test_gpu.py
+
+
 def command_line(out, *arguments):
     command = [*COMMAND, "--out", str(out), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+    return subprocess.run(command, env=ON_THE_CPU, capture_output=True, text=True)
 
 
 def result_of(out):
@@ -512,7 +516,7 @@ def test_a_killed_process_resumed_ends_with_the_same_weights(tmp_path):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     options = ["--epochs", "8", "--save-every", "1"]
     assert command_line(straight, *options).returncode == 0
-    process = subprocess.Popen([*COMMAND, "--out", str(killed), *options])
+    process = subprocess.Popen([*COMMAND, "--out", str(killed), *options], env=ON_THE_CPU)
     while not (killed / "step_00000003.pt").exists():
         assert process.poll() is None, "the training ended before it could be killed"
         time.sleep(0.001)
