@@ -7,7 +7,8 @@ BIN = $(VENV)/bin
 COMPARED = COURSE_DATA=drawn OMP_NUM_THREADS=1
 # The long ones first, so that the two processes end at about the same time.
 LONG = $(wildcard notebooks/09*.ipynb notebooks/0[3-8]*.ipynb)
-NBVAL = $(BIN)/python -m pytest --nbval $(LONG) $(filter-out $(LONG),$(wildcard notebooks/*.ipynb notebooks/practice/*.ipynb)) \
+PRACTICE = $(wildcard notebooks/practice/*.ipynb)
+NBVAL = $(BIN)/python -m pytest --nbval $(LONG) $(filter-out $(LONG),$(wildcard notebooks/*.ipynb)) $(PRACTICE) \
 	-p no:cacheprovider -n 2 --dist loadscope --no-loadscope-reorder --nbval-cell-timeout 300
 
 .PHONY: lab test bench benchmark faults test-browser test-floors test-gpu test-notebooks test-other-cpu test-two-threads

@@ -324,24 +324,30 @@ def loop() -> None:
 
 
 def notebooks() -> None:
-    """`make test-notebooks`, strict nbval of all of them, without its look whether the images are drawn (-o)."""
+    """`make test-notebooks`, strict nbval, of the lessons and of all notebooks, against as many start-ups."""
     from nbclient import NotebookClient
     from nbformat.v4 import new_code_cell, new_notebook
 
     os.environ |= {"COURSE_DATA": "drawn", "OMP_NUM_THREADS": "1"}
     os.environ.pop("COURSE_DATA_DIR", None)  # `make bench` has drawn the images in the checkout's own folder
-    paths = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    lessons, practice = (len([*(ROOT / "notebooks").glob(names)]) for names in ("*.ipynb", "practice/*.ipynb"))
 
-    def start_ups():
-        for _ in paths:
-            NotebookClient(new_notebook(cells=[new_code_cell("import torch, torchvision")])).execute()
+    def start_up():
+        NotebookClient(new_notebook(cells=[new_code_cell("import torch, torchvision")])).execute()
 
-    command = f"make -o drawn test-notebooks BIN={Path(sys.executable).parent}"
-    start_up = seconds(start_ups)
-    nbval = seconds(lambda: subprocess.run(command.split(), cwd=ROOT, check=True, stdout=subprocess.DEVNULL))
-    note = f"{nbval:.0f} s, {start_up:.1f} s"
-    row("strict nbval of all notebooks", "start-ups and `import torch, torchvision`", nbval / start_up, "≤ 3",
-        nbval <= 3 * start_up, note)  # fmt: skip
+    def nbval(*settings):  # -o: without its look whether the images are drawn
+        command = ["make", "-o", "drawn", "test-notebooks", f"BIN={Path(sys.executable).parent}", *settings]
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+    one = mean(seconds(start_up) for _ in range(lessons))
+    for what, count, settings in (
+        (f"the {lessons} lessons", lessons, ["PRACTICE="]),
+        ("all notebooks", lessons + practice, []),
+    ):
+        time = seconds(lambda settings=settings: nbval(*settings))
+        note = f"{time:.0f} s, {count} x {one:.2f} s"
+        row(f"strict nbval of {what}, two at a time", "start-ups and `import torch, torchvision`", time / one / count,
+            "≤ 3", time <= 3 * one * count, note)  # fmt: skip
 
 
 # --- saves -----------------------------------------------------------------------------------------------------------
