@@ -16,10 +16,16 @@ from course_utils.checkpoints import (
     save_checkpoint,
     weights_sha256,
 )
+from course_utils.checkpoints.rng import generators_in, put_state, state_of
 from course_utils.data.views import Pixels, collate_pixels
 from course_utils.fusing import eval_copy, fast_copy, generators_kept, noise_like
 from course_utils.runtime import fast_dtype
 
+RANDOM = (
+    "{} draws its images at random, so they are others each time, and a file of their features would hold one draw for "
+    "ever. Take a fixed transform and, for augmentation, `views` of a CatsAndDogs dataset with `augment`; or leave "
+    "`file` out."
+)
 MARK = "features of a frozen backbone"  # among the first bytes of each file of ours: damaged, it is still known as ours
 
 
@@ -32,7 +38,7 @@ def cache_features(
     file: str | Path | None = None,
     workers: int = 0,
 ) -> TensorDataset:
-    """One pass of a frozen backbone over a dataset: (features float32 (N, D), labels int64 (N,)) on the CPU.
+    """One pass of a frozen backbone over a dataset: (features float32 (N, D), labels (N,), int64 of ints) on the CPU.
 
     A frozen backbone in eval mode gives the same features each epoch, so they are computed once, by `fast_copy`, and
     in 16 bits where the device is faster so (`fast_dtype`).
@@ -42,9 +48,11 @@ def cache_features(
     `fingerprint`, views, number format and PyTorch's version. Otherwise, and on a machine that rounds in another way,
     they are computed anew. A damaged file of features is refused with a warning, and written anew.
     workers: processes that prepare the images while the backbone computes; on a GPU, as many as there are CPU cores.
-    The features are the same bits with any number of them.
-    Raises ValueError for a dataset without images and for negative views; with a file, also for a dataset that has no
-    `fingerprint` or draws its images at random (its features are others each time). Raises CheckpointError when
+    The features are the same bits with any number of them, when no image is drawn at random.
+    dataset: items (image, label) that DataLoader joins: float tensors of one shape, and numbers.
+    Raises ValueError for a dataset without images, of other items, and for negative views; with a file, also for a
+    dataset that has no `fingerprint`, draws its images at random (its features are others each time) or has a random
+    generator, which it may draw from. Raises CheckpointError when
     `file` holds something else than features, which stays there, and when it cannot be written.
     Source: notebook 07, section "One forward pass is enough".
     """
@@ -57,9 +65,8 @@ def cache_features(
         key = _key(backbone, dataset, images, device, views)
         if kept and kept["key"] == key:
             return TensorDataset(kept["features"], kept["labels"])
-    with generators_kept():  # before there are workers: the look at the backbone wants all cores
-        example, _ = default_collate([dataset[images[0]]])
-        fast = fast_copy(backbone, noise_like(example)).to(device)
+    example = _example(dataset, images[0])
+    fast = fast_copy(backbone, noise_like(example)).to(device)  # before there are workers: it wants all cores
     # Its own generator: a loader without one draws a number from the generator that the training uses.
     loader = DataLoader(
         dataset,
@@ -84,6 +91,21 @@ def cache_features(
     if file:
         save_checkpoint({"key": key, "features": features, "labels": labels}, file)
     return TensorDataset(features, labels)
+
+
+def _example(dataset: Dataset, image: int | tuple) -> Tensor:
+    """A batch of one. The random generators are as before afterwards, also those that hang on the dataset."""
+    own = [(generator, state_of(generator)) for generator in generators_in(dataset)]
+    with generators_kept():
+        item = dataset[image]
+    for generator, state in own:
+        put_state(generator, state)
+    if not (isinstance(item, (tuple, list)) and len(item) == 2):
+        raise ValueError(f"An item of {type(dataset).__name__} is a {type(item).__name__}; (image, label) is needed.")
+    example = default_collate([item[0]])
+    if not isinstance(example, Tensor):
+        raise ValueError(f"An image of {type(dataset).__name__} is a {type(item[0]).__name__}; a tensor is needed.")
+    return example
 
 
 def _pieces(batch: Tensor) -> tuple[Tensor, ...]:
@@ -145,15 +167,13 @@ def _key(backbone: nn.Module, dataset: Dataset, images: list | range, device: to
 
 def _a_few(dataset: Dataset, images: list | range) -> tuple[Tensor, Tensor]:
     """Four items of the dataset as a batch. Raises ValueError when they are random: no key could stand for them."""
+    if generators_in(dataset):
+        raise ValueError(RANDOM.format(type(dataset).__name__))
     few = [images[len(images) * quarter // 4] for quarter in range(4)]
     with generators_kept() as before:
         batch, again = (default_collate([dataset[image] for image in few]) for _ in range(2))
         after = rng_state()
     drawn = any(before[name] != after[name] for name in ("python", "numpy"))
     if drawn or not torch.equal(before["torch"], after["torch"]) or not torch.equal(batch[0], again[0]):
-        raise ValueError(
-            f"{type(dataset).__name__} draws its images at random, so they are others each time, and a file of their "
-            f"features would hold one draw for ever. Take a fixed transform and, for augmentation, `views` of a "
-            f"CatsAndDogs dataset with `augment`; or leave `file` out."
-        )
+        raise ValueError(RANDOM.format(type(dataset).__name__))
     return batch[0], torch.as_tensor(batch[1])

@@ -123,7 +123,7 @@ def docstring(app, what, name, obj, options, lines):
 
 def to_section(found):
     """A link from the reference to the section of a lesson, in reStructuredText."""
-    path = next(path for path in pages.LESSON_FILES if path.name.startswith(found[1]))
+    path = pages.lesson_file(found[1])
     heading = " ".join(found[2].split())
     return f'`{pages.title(path)}, "{heading}" <../notebooks/{path.stem}.html#{nodes.make_id(heading)}>`__'
 

@@ -27,8 +27,16 @@ def link(path: Path, heading: str, text: str) -> str:
 
 def section(lesson: str, heading: str) -> str:
     """A link to a section of a lesson, such as 4. Interrupted trainings, “The stop button”."""
-    path = next(path for path in LESSON_FILES if path.name.startswith(lesson))
+    path = lesson_file(lesson)
     return link(path, heading, f"{title(path)}, “{heading}”")
+
+
+def lesson_file(lesson: str) -> Path:
+    """The lesson of a number such as "04". Raises ValueError when there is none."""
+    for path in LESSON_FILES:
+        if path.name.startswith(lesson):
+            return path
+    raise ValueError(f"There is no lesson {lesson}, and docs/errors.toml, the glossary or a docstring names it.")
 
 
 @cache

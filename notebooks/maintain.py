@@ -80,6 +80,7 @@ def write_openings() -> None:
 
 def point_links_at(repository: str) -> None:
     """Write OWNER/NAME into every link. Raises SystemExit when it is not of that form."""
+    repository = repository.removesuffix(".git")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         sys.exit(f"The repository is {repository!r}; write it as owner/name: make badges REPO=owner/name")
     for path in files_with_links():

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -32,12 +33,18 @@ GLOSSARY = maintain.ROOT / "docs" / "glossary.md"
 
 
 def written(folder: Path) -> list[Path]:
-    """Write every practice notebook into a folder; returns the files."""
-    paths = []
-    for stem in LESSONS:
-        paths.append(folder / f"{stem}.ipynb")
-        nbformat.write(notebook(stem), paths[-1])
-    return paths
+    """Write every practice notebook into a folder; returns the files. Raises SystemExit rather than lose a cell."""
+    notebooks = {folder / f"{stem}.ipynb": notebook(stem) for stem in LESSONS}
+    for path, new in notebooks.items():
+        there = nbformat.read(path, as_version=4).cells if path.exists() else []
+        if own := {cell.id for cell in there} - {cell.id for cell in new.cells}:
+            sys.exit(
+                f"{path.name} has cells that no exercise makes: {', '.join(sorted(own))}. Write them as an exercise in "
+                f"{inspect.getsourcefile(LESSONS[path.stem])}, or delete them, then run this again."
+            )
+    for path, new in notebooks.items():
+        nbformat.write(new, path)
+    return list(notebooks)
 
 
 def notebook(stem: str, solved: bool = False) -> nbformat.NotebookNode:

@@ -603,3 +603,40 @@ def test_a_file_needs_a_dataset_that_knows_its_images(model, tmp_path):
 def test_no_images_and_negative_views_are_refused(model, images, views):
     with pytest.raises(ValueError, match=f"{images} images and views={views} give no features"):
         cache_features(model[0], TensorDataset(IMAGES[:images], torch.arange(images)), views=views)
+
+
+class DrawsItsOwn(torch.utils.data.Dataset):
+    """Images with noise from a generator that hangs on the dataset."""
+
+    def __init__(self):
+        self.generator = torch.Generator().manual_seed(3)
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return IMAGES[index] + torch.randn(IMAGES[0].shape, generator=self.generator), index
+
+    def fingerprint(self):
+        return "draws its own"
+
+
+def test_the_look_at_a_dataset_leaves_its_own_generator_as_it_was(model, tmp_path):
+    plain = torch.stack([image for image, _ in [DrawsItsOwn()[0]]])
+    first = cache_features(nn.Identity(), DrawsItsOwn()).tensors[0][0]
+    assert torch.allclose(first, plain.flatten(), rtol=0.02, atol=0.02)
+    with pytest.raises(ValueError, match="draws its images at random"):
+        cache_features(model[0], DrawsItsOwn(), file=tmp_path / "features.pt")
+
+
+@pytest.mark.parametrize(
+    "item, said",
+    [
+        ({"image": IMAGES[0], "label": 0}, "is a dict; .image, label. is needed"),
+        ((IMAGES[0], 0, "its name"), "is a tuple; .image, label. is needed"),
+        (("a text", 0), "An image of list is a str; a tensor is needed"),
+    ],
+)
+def test_an_item_of_another_form_is_told(model, item, said):
+    with pytest.raises(ValueError, match=said):
+        cache_features(model[0], [item] * 4)

@@ -1,5 +1,6 @@
 """python -m course_utils.inspect: what a file holds, and nothing of it ever runs."""
 
+import gzip
 import io
 import json
 import os
@@ -12,8 +13,10 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 from torch import nn
 
@@ -445,3 +448,22 @@ def test_no_module_imports_or_runs_what_it_reads():
         text = path.read_text(encoding="utf-8")
         for word in ("import pickle\n", "torch.load(", "eval(", "exec(", "__import__", "importlib", "getattr(torch"):
             assert word not in text, path.name
+
+
+def test_what_stands_before_the_archive_is_not_passed_over(tmp_path):
+    (tmp_path / "two").write_bytes(saved({"a": torch.ones(9)}) + saved({"b": torch.ones(3)}))
+    found = look(tmp_path / "two")
+    assert "before the archive, which were not looked at" in found.runs[0] and main([str(tmp_path / "two")]) == 1
+    dcp.save({"m": nn.Linear(2, 2).state_dict()}, checkpoint_id=tmp_path / "dcp")
+    assert main([str(tmp_path / "dcp" / "__0_0.distcp")]) == 1
+
+
+def test_arrays_of_objects_and_compressed_files_may_run_something(tmp_path):
+    np.savez(tmp_path / "plain.npz", w=np.ones(3))
+    assert not look(tmp_path / "plain.npz").runs
+    np.savez(tmp_path / "objects.npz", w=np.array([{1: 2}], dtype=object))
+    assert "NumPy unpickles an array of objects" in look(tmp_path / "objects.npz").runs[0]
+    np.save(tmp_path / "objects.npy", np.array([{1: 2}], dtype=object))
+    assert "NumPy unpickles" in look(tmp_path / "objects.npy").runs[0]
+    (tmp_path / "weights.pkl.gz").write_bytes(gzip.compress(pickle.dumps([1])))
+    assert "it is compressed" in look(tmp_path / "weights.pkl.gz").runs[0]

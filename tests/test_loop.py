@@ -1,5 +1,6 @@
 """`Training`: a loop of one's own, interrupted anywhere, ends as it would have without."""
 
+import itertools
 import os
 import random
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +29,8 @@ from torch.utils.data import (
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from course_utils.checkpoints import CheckpointError, CheckpointFolder, Stopped, Training, load_checkpoint
+from course_utils.checkpoints import CheckpointError, CheckpointFolder, Stopped, Training, load_checkpoint, rng
+from course_utils.checkpoints.rng import generators_in
 from course_utils.data import EpochSampler
 
 
@@ -725,3 +728,169 @@ print(training.step, model.bias.item() > 5, [name for name in sys.modules if nam
     ]
     assert "a new one" in said[0] and "2 False []" in said[0]
     assert "resumed from step_00000002.pt, epoch 2, step 2" in said[1] and "8 True []" in said[1]
+
+
+# --- what a loop of one's own may do wrong in silence ----------------------------------------------------------------
+
+
+def numbered_batches(folder, stop_after=99):
+    """[(epoch, number of the batch)] of two epochs of 4 batches, stopped after so many steps."""
+    model, seen = nn.Linear(1, 1), []
+    with Training(folder, {"model": model}, save_every=1) as training:
+        for epoch in training.epochs(2):
+            for _ in training.batches(DataLoader(torch.zeros(8, 1), 2)):
+                seen.append((epoch, training.batch))
+                if len(seen) > stop_after:
+                    raise PowerCut
+            training.end_epoch({"val_loss": 0.0})
+    return seen
+
+
+def test_the_number_of_a_batch_is_the_same_after_a_resume(tmp_path):
+    straight = numbered_batches(tmp_path / "straight")
+    assert straight == [(epoch, number) for epoch in (1, 2) for number in (1, 2, 3, 4)]
+    with pytest.raises(PowerCut):
+        numbered_batches(tmp_path / "killed", stop_after=6)
+    assert numbered_batches(tmp_path / "killed") == straight[6:]
+
+
+def test_an_iterator_that_goes_on_where_it_was_is_told_in_the_second_epoch(tmp_path):
+    loader = DataLoader(torch.zeros(8, 1), 2)
+    endless = itertools.cycle(loader)
+    with Training(tmp_path / "a", {"model": nn.Linear(1, 1)}) as training:
+        with pytest.raises(ValueError, match="the same cycle again"):
+            for _ in training.epochs(2):
+                for _, _ in zip(range(3), training.batches(endless)):
+                    pass
+                training.end_epoch({"val_loss": 0.0})
+    with Training(tmp_path / "b", {"model": nn.Linear(1, 1)}) as training:  # a new one each time is as good as a loader
+        for _ in training.epochs(2):
+            for _ in training.batches(itertools.islice(loader, 3)):
+                pass
+            training.end_epoch({"val_loss": 0.0})
+    assert training.step == 6
+
+
+def test_without_epochs_a_second_start_says_that_the_batches_are_done(tmp_path, capsys):
+    for _ in range(2):
+        with Training(tmp_path, {"model": nn.Linear(1, 1)}) as training:
+            for _ in training.batches(DataLoader(torch.zeros(8, 1), 2)):
+                if training.step == 2:
+                    break
+    assert "Nothing to do: these batches were done at step 3." in capsys.readouterr().out
+
+
+def test_a_training_that_saw_no_batch_says_so(tmp_path):
+    with pytest.warns(UserWarning, match="No batch went through training.batches"):
+        with Training(tmp_path, {"model": nn.Linear(1, 1)}):
+            pass
+
+
+@pytest.mark.parametrize("by", ["log", "end_epoch"])
+def test_the_names_of_the_history_are_not_overwritten(tmp_path, by):
+    with pytest.raises(ValueError, match="'step' is counted here already"):
+        with Training(tmp_path, {"model": nn.Linear(1, 1)}) as training:
+            for _ in training.epochs(1):
+                for _ in training.batches(DataLoader(torch.zeros(8, 1), 2)):
+                    training.log({"step" if by == "log" else "train_loss": 1.0})
+                training.end_epoch({"val_loss": 0.0} | ({"step": 9} if by == "end_epoch" else {}))
+
+
+class Cooling(nn.Linear):
+    temperature = 1.0
+
+    def forward(self, x):
+        self.temperature = self.temperature * 0.9
+        return super().forward(x)
+
+
+def test_an_attribute_that_moves_and_is_in_no_state_dict_is_told(tmp_path):
+    model = nn.Sequential(Cooling(1, 1))
+    with pytest.warns(UserWarning, match="Attributes of layer 0 of the part 'model' have changed") as told:
+        with Training(tmp_path, {"model": model}, save_every=1) as training:
+            for _ in training.epochs(1):
+                for x in training.batches(DataLoader(torch.zeros(8, 1), 2)):
+                    model(x)
+                training.end_epoch({"val_loss": 0.0})
+    assert len([one for one in told if "Attributes" in str(one.message)]) == 1
+
+
+def test_a_state_that_is_rounded_when_it_is_put_back_is_told(tmp_path):
+    def train(epochs, dtype):
+        model = nn.Linear(1, 1).to(dtype)
+        with Training(tmp_path, {"model": model}) as training:
+            for _ in training.epochs(epochs):
+                for _ in training.batches(DataLoader(torch.zeros(8, 1), 2)):
+                    pass
+                training.end_epoch({"val_loss": 0.0})
+
+    train(1, torch.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(2, torch.float32)
+    with pytest.warns(UserWarning, match="'model' has turned numbers .*torch.float32 to torch.bfloat16"):
+        train(3, torch.bfloat16)
+
+
+def test_a_compiled_model_is_saved_without_its_wrapper(tmp_path):
+    def train(epochs, compiled):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(1, 1))
+        part = torch.compile(model, backend="eager") if compiled else model
+        with Training(tmp_path, {"model": part}) as training:
+            for _ in training.epochs(epochs):
+                for _ in training.batches(DataLoader(torch.zeros(8, 1), 2)):
+                    pass
+                training.end_epoch({"val_loss": 0.0})
+        return training
+
+    train(1, compiled=True)
+    assert list(CheckpointFolder(tmp_path).latest()["model_state_dict"]) == ["0.weight", "0.bias"]
+    assert train(2, compiled=False).step == 8
+
+
+@pytest.mark.parametrize("metric", ["val_loss", "val/loss", "loss", "val_loss_ema"])
+def test_a_loss_needs_no_mode(tmp_path, metric):
+    assert CheckpointFolder(tmp_path, metric=metric).mode == "min"
+
+
+@pytest.mark.parametrize("metric", ["lossless", "negative_loss", "neg_loss", "gloss", "accuracy"])
+def test_what_is_no_loss_needs_a_mode(tmp_path, metric):
+    with pytest.raises(ValueError, match="say 'min'"):
+        CheckpointFolder(tmp_path, metric=metric)
+
+
+def test_without_a_folder_there_is_no_best():
+    with pytest.raises(ValueError, match="no folder"):
+        Training(None, {"model": nn.Linear(1, 1)}).load_best()
+
+
+class Slots:
+    __slots__ = ("generator",)
+
+    def __init__(self, generator):
+        self.generator = generator
+
+
+def test_generators_are_found_behind_many_items_and_in_slots():
+    class Holder:
+        pass
+
+    own = torch.Generator()
+    for made in (
+        {"generator": own, "records": {number: [number] for number in range(20_000)}},
+        {"generator": own, "records": [{"a": [number], "b": [number]} for number in range(3_000)]},
+        {"slots": Slots(own)},
+        {"queue": deque([own])},
+    ):
+        holder = Holder()
+        vars(holder).update(made)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert generators_in(holder) == [own], made.keys()
+
+
+def test_a_search_that_gives_up_says_so(monkeypatch):
+    monkeypatch.setattr(rng, "MOST_OBJECTS", 50)
+    with pytest.warns(UserWarning, match="holds more than 50 objects"):
+        generators_in([[number] for number in range(100)])

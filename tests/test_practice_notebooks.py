@@ -111,9 +111,28 @@ def test_a_teacher_sees_which_mistakes_were_made(tmp_path):
     assert lines[1].startswith("    2 × Your weights followed the training: `state_dict()` gives the live tensors")
     assert any(line.startswith("    1 × The parameters are there, the buffers are not") for line in lines)
     assert "    1 × another mistake" in lines
-    assert lines[-2:] == ["01.2 How large will the file be?", "    1 × right"]
+    assert lines[-4:-2] == ["01.2 How large will the file be?", "    1 × right"]
+    assert lines[-2:] == ["3 notebooks were read, with 5 answers.", "Not readable as a notebook: broken.ipynb."]
     assert "kim" not in "\n".join(lines)
-    assert "No answers" in progress.collected(tmp_path / "nothing", EXERCISES)
+    with pytest.raises(ValueError, match="no notebooks"):
+        progress.collected(tmp_path / "nothing", EXERCISES)
+    (tmp_path / "broken.ipynb").unlink()
+    two = "my own print\n01.1 Right. It is.\nand more\n01.2 Not yet. Write it.\n"
+    handed_in("한글.ipynb", two)
+    text = (tmp_path / "한글.ipynb").read_text(encoding="utf-8")
+    (tmp_path / "한글.ipynb").write_text(text, encoding="utf-8-sig")  # as some editors save it
+    lines = progress.collected(tmp_path, EXERCISES).splitlines()
+    assert "    1 × right" in lines[:5] and "    1 × not yet" in lines and lines[-1].startswith("4 notebooks")
+
+
+def test_a_cell_that_somebody_has_added_is_not_lost(tmp_path):
+    paths = practice_notebooks.written(tmp_path)
+    notebook = nbformat.read(paths[0], as_version=4)
+    notebook.cells.append(nbformat.v4.new_markdown_cell("My own task", id="my-own"))
+    nbformat.write(notebook, paths[0])
+    with pytest.raises(SystemExit, match="01_saving_models.ipynb has cells that no exercise makes: my-own"):
+        practice_notebooks.written(tmp_path)
+    assert nbformat.read(paths[0], as_version=4).cells[-1].source == "My own task"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the console may not know ✓")

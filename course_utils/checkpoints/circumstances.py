@@ -1,6 +1,7 @@
 """What must be the same at a resume, and what may differ. Source: notebook 04."""
 
 import operator
+import warnings
 from collections.abc import Iterable
 
 from .durable import CheckpointError
@@ -25,7 +26,15 @@ class Circumstances:
         """For a checkpoint: the facts, and the names of those that are others by now."""
         for name, part in self.parts.items():
             now = {key for key, value in facts_of(part).items() if value != self.facts[name].get(key)}
-            self._moved[name] = self._moved.get(name, set()) | now
+            before = self._moved.get(name, set())
+            if layers := sorted(key for key in now - before if key.startswith("layer")):
+                warnings.warn(
+                    f"Attributes of {', '.join(layers[:3])} of the part {name!r} have changed while it trained. No "
+                    f"state_dict holds them, so a resume begins with what they are when the program starts: make them "
+                    f"buffers, or set them anew in each epoch.",
+                    stacklevel=6,
+                )
+            self._moved[name] = before | now
         return {"facts": self.facts, "moved": {name: sorted(keys) for name, keys in self._moved.items()}}
 
     def compare(self, name: str, facts: dict) -> list[str]:

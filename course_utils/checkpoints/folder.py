@@ -19,6 +19,7 @@ from .names import (
     best_pattern,
     is_ours,
     is_whole_name,
+    mode_of,
     remove_leftovers,
     set_aside,
     step_name,
@@ -55,14 +56,10 @@ class CheckpointFolder:
         mirror: str | Path | None = None,
         background: bool = False,
     ):
-        if mode is None and "loss" in metric:
-            mode = "min"
-        if mode not in ("min", "max"):
-            raise ValueError(f"mode is {mode!r}; say 'min' when a lower {metric} is better, else 'max'.")
         if min(keep_last, keep_best) < 1:
             raise ValueError(f"keep_last is {keep_last}, keep_best is {keep_best}; at least 1 of each must stay.")
         self.folder = Path(folder).expanduser()
-        self.metric, self.mode = metric, mode
+        self.metric, self.mode = metric, mode_of(metric, mode)
         self.keep_last, self.keep_best, self.background = keep_last, keep_best, background
         self.mirror = Path(mirror).expanduser() if mirror else None
         self._mirror = Mirror(self.mirror) if mirror else None

@@ -36,7 +36,8 @@ class Training:
     folder: a path; or a `CheckpointFolder`, with its metric and mode, for a mirror or saves in the background; None
     counts without files. parts: {name: anything with `state_dict` and `load_state_dict`}: models, optimizers,
     schedulers, a scaler, an average of the weights, a stateful loader; None is passed over. Whatever else changes
-    while you train belongs here too. metric: the value of `end_epoch` that tells the best; one that is no loss needs
+    while you train belongs here too. A model inside of DistributedDataParallel or `torch.compile` is saved without the
+    wrapper. metric: the value of `end_epoch` that tells the best; one that is no loss needs
     its mode, "min" or "max". config: plain values to store, such as `vars(args)`. save_every: also save after this many
     steps. resume: False refuses a folder that holds checkpoints. accept: names of parts, or "training data", that may
     differ from the checkpoint's: an optimizer has its new settings then, a scheduler goes on as if it had been the one
@@ -72,6 +73,8 @@ class Training:
         self._order = DataOrder()
         self._signals = StopRequests(self._processes)
         self._loop = 0  # which call of `batches` in this epoch comes next
+        self._iterators = {}  # what each of them was given last
+        self._in_epochs = False
         self._in_step = False
         self._was_left = False  # in the middle of a step
         self._ended = False  # was `end_epoch` called in this epoch?
@@ -92,6 +95,11 @@ class Training:
     def epoch(self) -> int:
         """The epoch that runs or comes next; the first is 1."""
         return self._progress.epoch
+
+    @property
+    def batch(self) -> int:
+        """The number of the batch in hand, from 1, in its loop; `enumerate` would begin anew at a resume."""
+        return self._progress.seen + 1
 
     @property
     def best(self) -> float | None:
@@ -138,6 +146,10 @@ class Training:
         try:
             if error is None:
                 self._leave_step()
+                if not self.step:
+                    warnings.warn(
+                        "No batch went through training.batches, so nothing was counted or saved.", stacklevel=2
+                    )
                 self._end_body() if self._ended else self._saves.save_what_is_done()
                 self._processes.by_first(self.folder.wait)
             elif not (self._in_step or pressed_twice or isinstance(error, CheckpointError)):
@@ -167,7 +179,7 @@ class Training:
         while not self._progress.is_finished(count, patience):
             if self._resumed and not self._progress.has_begun_epoch:
                 self._put_back()  # once more: what ran since the resume may have moved something
-            self._loop, self._ended = 0, False
+            self._loop, self._ended, self._in_epochs = 0, False, True
             yield self.epoch
             if not self._ended:
                 raise RuntimeError(f"Epoch {self.epoch} ended without training.end_epoch(…): call it in every epoch.")
@@ -182,12 +194,25 @@ class Training:
         A resume inside an epoch reads the batches that were done once more, without giving them out, because they may
         draw random numbers. A sampler with `set_epoch(epoch, start)`, and a stateful loader among the parts, pass them
         over instead. After a `break` out of the loop, a stop waits for the end of the epoch.
+        What begins anew at a resume is wrong then: count with `batch` and `step`, not with `enumerate`, and take means
+        by `log`, not by a list of your own. Raises ValueError for an iterator that was given before: it would go on
+        where it was, which no resume can repeat.
         """
         if self._in_step and not self._was_left:
             raise RuntimeError("One loop over batches at a time: give training.batches one loader that gives both.")
         self._leave_step()
         number, self._loop = self._loop, self._loop + 1
+        if self.folder and isinstance(loader, Iterator) and loader is self._iterators.get(number):
+            raise ValueError(
+                f"training.batches was given the same {type(loader).__name__} again, which goes on where it was: no "
+                f"resume can repeat that. Give it a loader, whose batches begin anew in each epoch."
+            )
+        self._iterators[number] = loader
         if number < self._progress.loops:  # done before the interruption
+            if not self._in_epochs:
+                self._processes.say(
+                    f"Nothing to do: these batches were done at step {self.step}. Loop over training.epochs."
+                )
             if self._resumed and number == self._progress.loops - 1 and not self._progress.seen:
                 self._put_back()
             return
@@ -216,8 +241,8 @@ class Training:
             raise ValueError(f"The {type(loader).__name__} gave no batch in epoch {self.epoch}: is its dataset empty?")
         if self._in_step:
             warnings.warn(
-                f"{self._progress.seen} batches are no multiple of accumulate={accumulate}: make a step with the last "
-                f"ones too, because gradients are not saved.",
+                f"{self._progress.seen} batches are no multiple of accumulate={accumulate}: the last ones need a step "
+                f"of their own (if training.batch == len(loader)), because gradients are not saved.",
                 stacklevel=2,
             )
             self._end_step()
@@ -251,8 +276,10 @@ class Training:
     def load_best(self) -> dict:
         """Put every part back to what it was after the best epoch; returns that epoch's row of the history.
 
-        Raises CheckpointError when no epoch has ended, or no best checkpoint can be read.
+        Raises CheckpointError when no epoch has ended, or no best checkpoint can be read; ValueError without a folder.
         """
+        if not self.folder:
+            raise ValueError("This training has no folder, so it keeps no best checkpoint: give it one.")
         checkpoint = self._processes.by_first(self.folder.best)
         if checkpoint is None:
             raise CheckpointError(f"{self.folder.folder} has no best checkpoint: no epoch with a {self.folder.metric}.")

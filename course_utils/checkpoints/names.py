@@ -1,4 +1,4 @@
-"""The names of checkpoint files: which are ours, and what they say. Source: notebook 04."""
+"""The names of checkpoint files and of metrics: which are ours, and what they say. Source: notebook 04."""
 
 import re
 import warnings
@@ -8,6 +8,16 @@ from urllib.parse import quote
 STEP = r"step_(?:\d{8}|[1-9]\d{8,})\.pt"
 VALUE = r"-?(?:\d+(?:\.\d+)?(?:e[-+]\d+)?|inf)\.pt"  # what repr() writes; not "0.25_1", which float() would take
 OURS = re.compile(rf"(?:{STEP}|best_\d{{8,}}_[^=]+={VALUE})(?P<ending>|\.part|\.damaged(?:-\d+)?)")
+
+
+def mode_of(metric: str, mode: str | None) -> str:
+    """The mode, "min" or "max"; of a loss it need not be said. Raises ValueError when it must be."""
+    words = re.split(r"[^a-z]+", metric.lower())
+    if mode is None and "loss" in words and not {"neg", "negative"} & set(words):
+        return "min"
+    if mode not in ("min", "max"):
+        raise ValueError(f"mode is {mode!r}; say 'min' when a lower {metric} is better, else 'max'.")
+    return mode
 
 
 def step_name(step: int) -> str:

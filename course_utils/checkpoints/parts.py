@@ -68,7 +68,11 @@ def load(parts: dict, checkpoint: dict, accept: set[str] = frozenset(), fresh: d
         try:
             part.load_state_dict(checkpoint[f"{name}_state_dict"])
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-            raise CheckpointError(f"The part {name!r} does not take its state in the checkpoint. {error}") from error
+            raise CheckpointError(
+                f"The part {name!r} does not take its state in the checkpoint: make it as it was when that was saved, "
+                f"with the layers and parameter groups that were added while it trained. {error}"
+            ) from error
+        _warn_of_rounding(name, part, checkpoint[f"{name}_state_dict"])
         if name in (fresh or {}):
             for group, settings in zip(part.param_groups, fresh[name]["param_groups"]):
                 group |= {key: value for key, value in settings.items() if key != "params"}
@@ -77,6 +81,17 @@ def load(parts: dict, checkpoint: dict, accept: set[str] = frozenset(), fresh: d
                 parameter.requires_grad_(key not in checkpoint["frozen"][name])
     for name in schedulers:
         _run_again(parts[name], fresh[name], checkpoint[f"{name}_state_dict"]["last_epoch"])
+
+
+def _warn_of_rounding(name: str, part, state: dict) -> None:
+    """A model, or an optimizer's state, is turned into the number format that is here."""
+    then, now = ([tensor.dtype for tensor in tensors_in(one)] for one in (state, part.state_dict()))
+    if others := sorted({f"{one} to {other}" for one, other in zip(then, now) if one != other}):
+        warnings.warn(
+            f"The part {name!r} has turned numbers of its state into another format ({', '.join(others)}), so it goes "
+            f"on correctly, but not bit by bit.",
+            stacklevel=6,
+        )
 
 
 def _run_again(scheduler, state: dict, steps: int) -> None:

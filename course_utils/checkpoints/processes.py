@@ -110,8 +110,16 @@ class Processes:
 
 
 def without_wrapper(part):
-    """The model inside a DistributedDataParallel: its keys have no `module.`, so any number of processes loads them."""
-    return part.module if isinstance(part, nn.parallel.DistributedDataParallel) else part
+    """The model inside a DistributedDataParallel or a `torch.compile`: its keys have no `module.` or `_orig_mod.`, so
+    any number of processes loads them, compiled or not."""
+    while isinstance(part, nn.Module):
+        if isinstance(part, nn.parallel.DistributedDataParallel):
+            part = part.module
+        elif "_orig_mod" in part._modules:
+            part = part._orig_mod
+        else:
+            break
+    return part
 
 
 def _sendable(error: Exception | None) -> Exception | None:

@@ -48,6 +48,8 @@ class Progress:
         Raises ValueError for a value that is no number.
         """
         row = {"epoch": self.epoch, "step": self.step}
+        for name in row.keys() & {*metrics, *(name for one in sums for name in one)}:
+            raise ValueError(f"{name!r} is counted here already: give `log` and `end_epoch` another name for yours.")
         for name in dict.fromkeys(name for one in sums for name in one):
             totals, weights = zip(*(one[name] for one in sums if name in one))
             if sum(weights):

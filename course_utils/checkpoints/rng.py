@@ -4,13 +4,18 @@ import functools
 import random
 import types
 import warnings
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import PurePath
 
 import numpy as np
 import torch
 
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 NO_GENERATOR_IN = (str, bytes, int, float, complex, type(None), type, types.ModuleType, torch.Tensor, np.ndarray)
+NO_GENERATOR_IN += (PurePath, range)
+MOST_OBJECTS = 100_000  # a dataset may hold millions, none of them a generator
 
 
 @functools.cache
@@ -65,11 +70,20 @@ def restore_rng(state: dict) -> None:
 def generators_in(root) -> list:
     """Every random generator that hangs on an object, such as a DataLoader: its own, its sampler's, its dataset's.
 
-    It follows attributes, lists, dicts, partials and closures, in an order that is the same in every process.
+    It follows attributes, lists, dicts, partials and closures, in an order that is the same in every process. Of a
+    list or dict it looks at the first 1,000 items, which are taken to be like the others. A warning says when it gave
+    up after 100,000 objects.
     """
     found, seen, waiting = [], set(), [root]
-    while waiting and len(seen) < 10_000:  # a dataset may hold millions of objects, none of them a generator
+    while waiting:
         one = waiting.pop()
+        if len(seen) == MOST_OBJECTS:
+            warnings.warn(
+                f"{type(root).__name__} holds more than {MOST_OBJECTS:,} objects, and not all were looked at: a random "
+                f"generator among the others would not be put back at a resume.",
+                stacklevel=2,
+            )
+            break
         if isinstance(one, NO_GENERATOR_IN) or id(one) in seen:
             continue
         seen.add(id(one))
@@ -82,9 +96,9 @@ def generators_in(root) -> list:
 
 def _inside(one) -> Iterator:
     if isinstance(one, dict):
-        yield from one.values()
-    elif isinstance(one, (list, tuple)):
-        yield from one[:1000]
+        yield from islice(one.values(), 1000)
+    elif isinstance(one, (list, tuple, deque)):
+        yield from islice(one, 1000)
     elif isinstance(one, functools.partial):
         yield from (one.func, one.args, one.keywords)
     elif isinstance(one, types.MethodType):
@@ -93,7 +107,13 @@ def _inside(one) -> Iterator:
         yield from (cell.cell_contents for cell in one.__closure__ or () if cell.cell_contents is not one)
         yield from one.__defaults__ or ()
     else:
+        slots = [name for kind in reversed(type(one).__mro__) for name in _names(getattr(kind, "__slots__", ()))]
+        yield from [getattr(one, name) for name in slots if name[:2] != "__" and hasattr(one, name)]
         yield from getattr(one, "__dict__", {}).values()
+
+
+def _names(slots: str | Iterable[str]) -> Iterable[str]:
+    return (slots,) if isinstance(slots, str) else slots
 
 
 def state_of(generator) -> object:

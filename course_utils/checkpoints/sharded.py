@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from .durable import CheckpointError, copy_compared, explained, fsync_folder
 from .files import CURE, DamagedCheckpoint
 from .manifest import damage, notes, read_manifest, write_manifest
-from .names import set_aside
+from .names import mode_of, set_aside
 from .processes import Processes
 
 STEP = re.compile(r"step_(\d{8}|[1-9]\d{8,})")
@@ -48,12 +48,10 @@ class ShardedFolder:
         keep_best: int = 1,
         mirror: str | Path | None = None,
     ):
-        if mode not in ("min", "max") and not (mode is None and "loss" in metric):
-            raise ValueError(f"mode is {mode!r}; say 'min' when a lower {metric} is better, else 'max'.")
         if min(keep_last, keep_best) < 1:
             raise ValueError(f"keep_last is {keep_last}, keep_best is {keep_best}; at least 1 of each must stay.")
         self.folder, self.mirror = Path(folder).expanduser(), mirror and Path(mirror).expanduser()
-        self.metric, self.mode = metric, mode or "min"
+        self.metric, self.mode = metric, mode_of(metric, mode)
         self.keep_last, self.keep_best = keep_last, keep_best
         self._processes = Processes()
         several = self._processes.count > 1

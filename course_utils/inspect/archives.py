@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from contextlib import suppress
 from pickle import UnpicklingError
 from typing import BinaryIO
 
@@ -12,6 +13,7 @@ from course_utils.inspect.findings import Findings, clean, raise_if_of_the_disk,
 from course_utils.inspect.pickles import follow
 from course_utils.inspect.tensors import take
 
+OBJECTS = "NumPy unpickles an array of objects with allow_pickle=True"
 MOST_INSIDE = 2**26  # bytes of a record that is read as a whole
 DTYPES = ["", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "", "complex64"]
 DTYPES += ["complex128", "bool", "bfloat16"]  # in the order of torch.export's schema
@@ -29,6 +31,11 @@ def look_into_zip(file: BinaryIO, found: Findings) -> dict[str, bytes]:
         found.faults.append(f"it is cut off or damaged ({clean(str(error), 80)})")
         return {}
     _check(archive, records, found)
+    if before := min((record.header_offset for record in records), default=0):
+        found.runs.append(
+            f"perhaps something in the {before:,} bytes before the archive, which were not looked at (a file of "
+            f"torch.distributed.checkpoint holds one archive after another; this was the last)"
+        )
     sizes = {record.filename.partition("/data/")[2]: record.file_size for record in records}
     inside = {}
     for record in records:
@@ -42,6 +49,8 @@ def look_into_zip(file: BinaryIO, found: Findings) -> dict[str, bytes]:
             take(follow(io.BytesIO(content), len(content)), found, sizes)
         else:
             inside[record.filename] = content
+    arrays = [record.filename for record in records if _holds_objects(archive, record)]
+    found.runs += [f"perhaps something: {OBJECTS}, in {clean(name, 60)}" for name in arrays]
     if found.kind.endswith("written by torch.save") and not found.faults:
         _ask_pytorch(file, found)
     return inside
@@ -86,6 +95,17 @@ def _ask_pytorch(file: BinaryIO, found: Findings) -> None:
     except Exception as error:  # its reader's are RuntimeErrors, of some others it says nothing
         raise_if_of_the_disk(error)
         found.faults.append(f"PyTorch cannot open it ({clean(str(error).split('. ')[0], 100)})")
+
+
+def _holds_objects(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> bool:
+    with suppress(Exception), archive.open(record) as opened:  # `_check` has said that it is damaged
+        return is_array_of_objects(opened.read(512))
+    return False
+
+
+def is_array_of_objects(head: bytes) -> bool:
+    """By the header of NumPy's format. Source: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html"""
+    return head.startswith(b"\x93NUMPY") and b"O" in head.partition(b"'descr':")[2].partition(b"'fortran_order'")[0]
 
 
 def _may_hold_pickles(archive: zipfile.ZipFile, record: zipfile.ZipInfo, place: str) -> bool:

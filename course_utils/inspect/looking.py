@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
-from course_utils.inspect.archives import look_into_zip
+from course_utils.inspect.archives import OBJECTS, is_array_of_objects, look_into_zip
 from course_utils.inspect.findings import Findings, Unreadable, clean
 from course_utils.inspect.headers import look_into_safetensors
 from course_utils.inspect.tensors import look_into_pickles
@@ -54,6 +54,10 @@ def _look_into(file: BinaryIO, found: Findings, depth: int = 1) -> None:
         found.faults.append("a zip archive is appended to it, so two programs may see two different files")
     if any(head) and not head.startswith(b"\x80") and tarfile.is_tarfile(io.BytesIO(head)):
         found.runs.append("perhaps something: torch.load unpickles a tar archive, and this program does not read it")
+    if is_array_of_objects(head):
+        found.runs.append(f"perhaps something: {OBJECTS}")
+    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
+        found.runs.append("perhaps something: it is compressed, and this program does not unpack it")
     if found.kind.startswith("no kind") and not found.faults:
         found.faults.append("nobody can say: its first bytes are of no kind that is known here")
 

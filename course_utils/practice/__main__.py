@@ -15,7 +15,11 @@ if __name__ == "__main__":
             done = next((found for found in map(progress.read, places) if found), [])
             print(progress.listed(done, list(LESSONS), EXERCISES, PREDICTIONS))
         case ["collect", folder]:
-            print(progress.collected(Path(folder), EXERCISES))
+            sys.stdout.reconfigure(errors="replace")  # a terminal may know neither × nor a student's file name
+            try:
+                print(progress.collected(Path(folder), EXERCISES))
+            except ValueError as error:
+                sys.exit(str(error))
         case ["capstone"]:
             print(capstone.__doc__)
         case ["capstone", folder]:

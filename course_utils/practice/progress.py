@@ -45,33 +45,41 @@ def listed(done: list[str], lessons: list[str], exercises: dict, guesses: dict) 
 
 
 def collected(folder: Path, exercises: dict) -> str:
-    """What the outputs of the notebooks in a folder say: for each exercise how many are right, and which mistakes."""
+    """What the outputs of the notebooks in a folder say: for each exercise how many are right, and which mistakes; then
+    how many notebooks were read, and which could not be. Raises ValueError for a folder without notebooks."""
     found: dict[str, Counter] = {}
-    for path in sorted(Path(folder).rglob("*.ipynb")):
-        if ".ipynb_checkpoints" in path.parts:
-            continue
-        for number, said in answers_in(path):
+    paths = [path for path in sorted(Path(folder).rglob("*.ipynb")) if ".ipynb_checkpoints" not in path.parts]
+    if not paths:
+        raise ValueError(f"There are no notebooks (.ipynb) in {folder}: give the folder in which they lie.")
+    unreadable = []
+    for path in paths:
+        answers = answers_in(path)
+        if answers is None:
+            unreadable.append(str(path.relative_to(folder)))
+        for number, said in answers or []:
             if number in exercises:
                 found.setdefault(number, Counter())[_named(exercises[number], said)] += 1
     lines = []
     for number in sorted(found):
         lines.append(f"{number} {exercises[number].title}")
         lines += [f"  {count:3} × {what}" for what, count in found[number].most_common()]
-    return "\n".join(lines) or f"No answers are in the notebooks of {folder}."
+    lines.append(
+        f"{len(paths) - len(unreadable)} notebooks were read, with {sum(map(Counter.total, found.values()))} answers."
+    )
+    return "\n".join(lines + [f"Not readable as a notebook: {', '.join(unreadable)}."] * bool(unreadable))
 
 
-def answers_in(path: Path) -> list[tuple[str, str]]:
-    """(exercise, what `check` said) for each answer in a notebook; a file that is no notebook has none."""
+def answers_in(path: Path) -> list[tuple[str, str]] | None:
+    """(exercise, what `check` said) for each answer in a notebook; None of a file that is none."""
     try:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        cells = json.loads(path.read_text(encoding="utf-8-sig"))["cells"]
         outputs = [output for cell in cells for output in cell.get("outputs", [])]
         texts = ["".join(output.get("text", "")) for output in outputs]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return []
-    said = [
-        re.match(r"(\d\d\.\d+) ((?:Right|Wrong|Not yet|Not right yet)\. .*)", " ".join(one.split())) for one in texts
-    ]
-    return [(match[1], match[2]) for match in said if match]
+        return None
+    begin = r"^\d\d\.\d+ (?:Right|Wrong|Not yet|Not right yet)\. "  # of a line: a cell may print more, and check twice
+    said = [one for text in texts for one in re.findall(rf"{begin}(?:(?!{begin})[\s\S])*", text, re.MULTILINE)]
+    return [tuple(" ".join(one.split()).split(" ", 1)) for one in said]
 
 
 def _named(exercise, said: str) -> str:
