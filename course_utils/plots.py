@@ -123,7 +123,7 @@ def plot_range_test(rates: list[float], losses: list[float], guessing: float) ->
     axis.set_xscale("log")
     axis.set_ylim(0, 3 * guessing)
     best = rates[means.index(min(means))]
-    _label(axis, f"The loss is lowest near {best:.0e}, then it rises", "learning rate (log scale)", "training loss")
+    _label(axis, f"The loss is lowest near {best:.1g}, then it rises", "learning rate (log scale)", "training loss")
     axis.legend()
     figure.tight_layout()
     plt.show()

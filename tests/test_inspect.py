@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -456,6 +457,15 @@ def test_what_stands_before_the_archive_is_not_passed_over(tmp_path):
     assert "before the archive, which were not looked at" in found.runs[0] and main([str(tmp_path / "two")]) == 1
     dcp.save({"m": nn.Linear(2, 2).state_dict()}, checkpoint_id=tmp_path / "dcp")
     assert main([str(tmp_path / "dcp" / "__0_0.distcp")]) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.qint8, torch.quint8, torch.qint32])
+def test_a_quantized_tensor_is_whole(tmp_path, dtype):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch: they will go one day
+        torch.save({"w": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, dtype)}, tmp_path / "q.pt")
+    found = look(tmp_path / "q.pt")
+    assert found.tensors == {"w": (str(dtype).removeprefix("torch."), (3,))} and not found.faults and not found.runs
 
 
 def test_arrays_of_objects_and_compressed_files_may_run_something(tmp_path):

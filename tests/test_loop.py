@@ -771,6 +771,30 @@ def test_an_iterator_that_goes_on_where_it_was_is_told_in_the_second_epoch(tmp_p
     assert training.step == 6
 
 
+class BeginsAnew:
+    """As the loaders of some other libraries: its own iterator, which begins anew at `iter`."""
+
+    def __iter__(self):
+        self.left = 4
+        return self
+
+    def __next__(self):
+        self.left -= 1
+        if self.left < 0:
+            raise StopIteration
+        return torch.zeros(2, 1)
+
+
+def test_a_loader_that_is_its_own_iterator_is_a_loader(tmp_path):
+    loader = BeginsAnew()
+    with Training(tmp_path, {"model": nn.Linear(1, 1)}) as training:
+        for _ in training.epochs(2):
+            for _ in training.batches(loader):
+                pass
+            training.end_epoch({"val_loss": 0.0})
+    assert training.step == 8
+
+
 def test_without_epochs_a_second_start_says_that_the_batches_are_done(tmp_path, capsys):
     for _ in range(2):
         with Training(tmp_path, {"model": nn.Linear(1, 1)}) as training:
@@ -849,7 +873,7 @@ def test_a_compiled_model_is_saved_without_its_wrapper(tmp_path):
     assert train(2, compiled=False).step == 8
 
 
-@pytest.mark.parametrize("metric", ["val_loss", "val/loss", "loss", "val_loss_ema"])
+@pytest.mark.parametrize("metric", ["val_loss", "val/loss", "loss", "val_loss_ema", "valLoss", "NLLLoss"])
 def test_a_loss_needs_no_mode(tmp_path, metric):
     assert CheckpointFolder(tmp_path, metric=metric).mode == "min"
 

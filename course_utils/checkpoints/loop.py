@@ -73,7 +73,6 @@ class Training:
         self._order = DataOrder()
         self._signals = StopRequests(self._processes)
         self._loop = 0  # which call of `batches` in this epoch comes next
-        self._iterators = {}  # what each of them was given last
         self._in_epochs = False
         self._in_step = False
         self._was_left = False  # in the middle of a step
@@ -195,19 +194,13 @@ class Training:
         draw random numbers. A sampler with `set_epoch(epoch, start)`, and a stateful loader among the parts, pass them
         over instead. After a `break` out of the loop, a stop waits for the end of the epoch.
         What begins anew at a resume is wrong then: count with `batch` and `step`, not with `enumerate`, and take means
-        by `log`, not by a list of your own. Raises ValueError for an iterator that was given before: it would go on
-        where it was, which no resume can repeat.
+        by `log`, not by a list of your own. Raises ValueError for an iterator, such as `itertools.cycle(loader)`, that
+        was given before: it would go on where it was, which no resume can repeat.
         """
         if self._in_step and not self._was_left:
             raise RuntimeError("One loop over batches at a time: give training.batches one loader that gives both.")
         self._leave_step()
         number, self._loop = self._loop, self._loop + 1
-        if self.folder and isinstance(loader, Iterator) and loader is self._iterators.get(number):
-            raise ValueError(
-                f"training.batches was given the same {type(loader).__name__} again, which goes on where it was: no "
-                f"resume can repeat that. Give it a loader, whose batches begin anew in each epoch."
-            )
-        self._iterators[number] = loader
         if number < self._progress.loops:  # done before the interruption
             if not self._in_epochs:
                 self._processes.say(
@@ -345,8 +338,10 @@ class Training:
         """The loader's batches; whether this goes on inside the loop; how many batches are still to pass over then."""
         name = "training data" if number == 0 else f"training data {number + 1}"
         facts = self._circumstances.facts
-        if self.folder and name not in facts:
-            self.compare(name, facts_of_data(loader))
+        if self.folder:
+            self._order.refuse_what_goes_on(number, loader)
+            if name not in facts:
+                self.compare(name, facts_of_data(loader))
         if not (self._resumed and self._progress.seen):
             return self._order.start(number, loader, self.epoch), False, 0
         stateful = any(part is loader for part in self.parts.values())

@@ -12,7 +12,8 @@ OURS = re.compile(rf"(?:{STEP}|best_\d{{8,}}_[^=]+={VALUE})(?P<ending>|\.part|\.
 
 def mode_of(metric: str, mode: str | None) -> str:
     """The mode, "min" or "max"; of a loss it need not be said. Raises ValueError when it must be."""
-    words = re.split(r"[^a-z]+", metric.lower())
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", metric).lower()  # valLoss, NLLLoss
+    words = re.split(r"[^a-z]+", words)
     if mode is None and "loss" in words and not {"neg", "negative"} & set(words):
         return "min"
     if mode not in ("min", "max"):

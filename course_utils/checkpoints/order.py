@@ -20,6 +20,7 @@ class DataOrder:
     def __init__(self):
         self.state = {"step": {"global": rng_state(), "loaders": {}}, "loops": {}}
         self._generators: dict[int, list] = {}  # of the loader of each loop that this process has started
+        self._given: dict[int, Iterable] = {}  # to each loop, the last time
 
     def note(self) -> None:
         """The random numbers as they are now are those after the last step."""
@@ -33,6 +34,17 @@ class DataOrder:
         """The process's own generators are put back now, those of a loader when its loop starts."""
         self.state = deepcopy(state)
         restore_rng(state["step"]["global"])
+
+    def refuse_what_goes_on(self, number: int, loader: Iterable) -> None:
+        """Raises ValueError when a loop gets the same iterator of Python's own again. One of a class may begin anew, as
+        the loaders of some libraries do."""
+        own = isinstance(loader, Iterator) and type(loader).__module__ in ("builtins", "itertools")
+        if own and loader is self._given.get(number):
+            raise ValueError(
+                f"training.batches was given the same {type(loader).__name__} again, which goes on where it was: no "
+                f"resume can repeat that. Give it a loader, whose batches begin anew in each epoch."
+            )
+        self._given[number] = loader
 
     def start(self, number: int, loader: Iterable, epoch: int) -> Iterator:
         """The loader's batches from the first one on."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 BITS = {"float64": 64, "float32": 32, "float16": 16, "bfloat16": 16, "int64": 64, "int32": 32, "int16": 16, "int8": 8}
 BITS |= {"uint8": 8, "bool": 8, "complex64": 64, "complex128": 128, "uint16": 16, "uint32": 32, "uint64": 64}
-BITS |= {"float8_e4m3fn": 8, "float8_e5m2": 8}
+BITS |= {"float8_e4m3fn": 8, "float8_e5m2": 8, "qint8": 8, "quint8": 8, "qint32": 32}
 RESUME = {  # what an exact resume needs (notebook 03), and the words by which a checkpoint names it
     "the optimizer": ("param_groups",),
     "the scheduler": ("sched", "last_epoch"),

@@ -10,6 +10,7 @@ from course_utils.inspect.pickles import Followed, Thing, follow, refused, walk
 DTYPES = {"Double": "float64", "Float": "float32", "Half": "float16", "BFloat16": "bfloat16", "Long": "int64"}
 DTYPES |= {"Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8", "Bool": "bool"}
 DTYPES |= {"ComplexFloat": "complex64", "ComplexDouble": "complex128"}
+DTYPES |= {"QInt8": "qint8", "QUInt8": "quint8", "QInt32": "qint32"}
 MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save before PyTorch 1.6
 MOST_PICKLES = 100  # that are followed in a row
 WRONG_KINDS = (LookupError, AttributeError, TypeError, ValueError)  # what a planted description gives
