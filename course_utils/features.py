@@ -16,7 +16,7 @@ from course_utils.checkpoints import (
     save_checkpoint,
     weights_sha256,
 )
-from course_utils.checkpoints.rng import generators_in, put_state, state_of
+from course_utils.checkpoints.rng import generators_in
 from course_utils.data.views import Pixels, collate_pixels
 from course_utils.fusing import eval_copy, fast_copy, generators_kept, noise_like
 from course_utils.runtime import fast_dtype
@@ -94,12 +94,9 @@ def cache_features(
 
 
 def _example(dataset: Dataset, image: int | tuple) -> Tensor:
-    """A batch of one. The random generators are as before afterwards, also those that hang on the dataset."""
-    own = [(generator, state_of(generator)) for generator in generators_in(dataset)]
-    with generators_kept():
+    """A batch of one; the random generators stay as they were."""
+    with generators_kept(dataset):
         item = dataset[image]
-    for generator, state in own:
-        put_state(generator, state)
     if not (isinstance(item, (tuple, list)) and len(item) == 2):
         raise ValueError(f"An item of {type(dataset).__name__} is a {type(item).__name__}; (image, label) is needed.")
     example = default_collate([item[0]])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from course_utils.checkpoints import restore_rng, rng_state
+from course_utils.checkpoints.rng import generators_in, put_state, state_of
 
 
 @torch.no_grad()
@@ -113,10 +114,13 @@ def _tensors(output) -> list[Tensor]:
 
 
 @contextmanager
-def generators_kept() -> Iterator[dict]:
-    """Put the random generators back afterwards, so that a look at something does not change the training."""
-    state = rng_state()
+def generators_kept(holder: object = None) -> Iterator[dict]:
+    """Put the random generators back afterwards, so that a look at something does not change the training: the global
+    ones, and those that hang on a holder, such as a dataset."""
+    state, own = rng_state(), [(generator, state_of(generator)) for generator in generators_in(holder)]
     try:
         yield state
     finally:
         restore_rng(state)
+        for generator, its_state in own:
+            put_state(generator, its_state)
